@@ -1,0 +1,1 @@
+"""A distributed, always available, eventually consistent key-value store."""

@@ -1,0 +1,1 @@
+"""The replication core: pure, no I/O; time and randomness are arguments."""

@@ -1,0 +1,1 @@
+"""The HTTP edge: Klein resources for clients and for peers."""
