@@ -289,6 +289,9 @@ class Commit:
     within their key, make the others ordinary."""
     forget_all: bool = False
     """Drop every version and stage first (a demoted replica, R15)."""
+    minted: tuple[Version, ...] = ()
+    """Own writes in the order of their counters, also those that were overwritten
+    within the commit: not for the store, but to be pushed when it is durable."""
 
     @property
     def empty(self) -> bool:
