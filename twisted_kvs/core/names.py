@@ -20,6 +20,7 @@ from .errors import BadName
 HOST_CHARACTERS_MAX = 253
 PORT_MAX = 65535
 _NAME_CHARACTERS_MAX = HOST_CHARACTERS_MAX + len(":65535")
+_ACTOR_CHARACTERS_MAX = _NAME_CHARACTERS_MAX + len("#") + 16
 _CACHED_NAMES_MAX = 4096
 
 _WANTED = (
@@ -32,6 +33,7 @@ _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 # Resolvers read hosts that end so as IPv4 addresses in one of their older notations.
 _NUMERIC_END = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 _PORT = re.compile("[1-9][0-9]{0,4}")
+_INCARNATION = re.compile("[0-9a-f]{16}")
 
 _V4, _V6, _HOST_NAME, _NO_NAME = range(4)
 _Order = tuple[int, int, str, int]
@@ -98,6 +100,17 @@ def is_name(text: str) -> bool:
     return _order(text)[0] != _NO_NAME
 
 
+@lru_cache(maxsize=_CACHED_NAMES_MAX)
+def _cached_is_actor(text: str) -> bool:
+    name, mark, incarnation = text.rpartition("#")
+    return bool(mark and _INCARNATION.fullmatch(incarnation) and is_name(name))
+
+
+def is_actor(text: str) -> bool:
+    """Tell whether a text is a canonical name, ``#`` and 16 hex digits (R1)."""
+    return len(text) <= _ACTOR_CHARACTERS_MAX and _cached_is_actor(text)
+
+
 def is_ip(name: Name) -> int:
     """Tell the version of IP of a name's address, 4 or 6; 0 for anything else."""
     return {_V4: 4, _V6: 6}.get(_order(name)[0], 0)
@@ -132,7 +145,7 @@ def _cached_order(name: str) -> _Order:
     host, _, port = name.rpartition(":")
     if host.startswith("["):
         return _V6, int(ipaddress.IPv6Address(host[1:-1])), "", int(port)
-    if host[-1].isdigit() and _NUMERIC_END.fullmatch(host):
+    if _NUMERIC_END.fullmatch(host):
         return _V4, int(ipaddress.IPv4Address(host)), "", int(port)
     return _HOST_NAME, 0, host, int(port)
 
