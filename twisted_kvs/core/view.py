@@ -113,7 +113,7 @@ class View:
         """
         Add or remove a name.
 
-        :returns: this very view, if it is already so (a name never seen is not present).
+        :returns: this very view, if it is already so; a name never seen is absent.
         """
         old = self._entries.get(name)
         if (old is not None and old.present) == present:
