@@ -1,0 +1,211 @@
+"""
+What the rules look up: layers, libraries, words.
+
+A new module of the package gets its row here, in the change that adds it.
+"""
+
+from __future__ import annotations
+
+# Modules that neither wait, nor look at a clock, nor leave the process.
+PURE = frozenset(
+    {
+        "__future__",
+        "abc",
+        "base64",
+        "binascii",
+        "bisect",
+        "collections",
+        "contextlib",
+        "copy",
+        "dataclasses",
+        "enum",
+        "functools",
+        "hashlib",
+        "heapq",
+        "hmac",
+        "ipaddress",
+        "itertools",
+        "json",
+        "math",
+        "msgspec",
+        "operator",
+        "random",
+        "re",
+        "string",
+        "struct",
+        "types",
+        "typing",
+        "unicodedata",
+        "urllib.parse",
+        "zlib",
+    }
+)
+IMPURE_BUILTINS = frozenset({"open", "print", "input", "breakpoint", "exec", "eval"})
+
+# The core from its ground up: a module imports modules of the rows above its own.
+CORE_ROWS = (
+    {"errors"},
+    {"causality", "secrets", "settings"},
+    {"names"},
+    {"payload", "versions", "view"},
+    {"liveness", "messages", "reader"},
+    {"codec", "gossip", "pending"},
+    {"replica"},
+)
+# Set apart: a replica speaks in messages, and never in bytes.
+CORE_APART = {"replica": {"codec"}}
+
+# Where Replica, Storage and PeerTransport meet; its modules may import each other.
+NODE = frozenset(
+    {
+        "cluster",
+        "committer",
+        "deltas",
+        "exchange",
+        "forwarding",
+        "membership",
+        "node",
+    }
+)
+
+# The rest of the package: what each module or package may import of ours, itself apart.
+LAYERS = {
+    "operations": {"core"},
+    "storage": {"core"},
+    "peers": {"core", "operations"},
+    **{name: {"core", "operations", "storage.api", "peers", *NODE} for name in NODE},
+    "simulation": {"core", "operations", "storage", *NODE},
+    "web": {"core", "operations", "peers", *NODE},
+    "services": {"core", "operations", *NODE},
+    "tap": {"core", "operations", "storage", "peers", "services", "web", *NODE},
+    "client": {"core.errors", "core.names", "core.payload"},
+    "cli": {"client", "core.errors", "core.names", "core.settings", "simulation"},
+    "__main__": {"cli"},
+}
+
+# Libraries that a few modules know and nobody else.
+EDGES = {
+    # Importing Klein installs a reactor.
+    "klein": {"web"},
+    "werkzeug": {"web"},
+    "treq": {"peers", "client", "cli", "tap"},
+    "click": {"cli"},
+    "sqlite3": {"storage"},
+    "zstandard": {"core.codec"},
+}
+
+REACTOR = frozenset(
+    {
+        "twisted.internet.reactor",
+        "twisted.internet.task.react",
+    }
+)
+REACTOR_IMPORTERS = ("twisted_kvs.tap", "twisted_kvs.cli", "tests.process")
+
+BANNED_WORDS = frozenset(
+    {
+        "data",
+        "engine",
+        "handler",
+        "helper",
+        "info",
+        "manager",
+        "misc",
+        "processor",
+        "util",
+    }
+)
+
+# What makes a container, as a literal or by a call.
+CONTAINERS = frozenset(
+    {"Dict", "DictComp", "List", "ListComp", "Set", "SetComp", "dict", "list", "set"}
+)
+# What makes something that is there to be changed.
+STATEFUL = frozenset(
+    {
+        "Condition",
+        "ContextVar",
+        "Deferred",
+        "Event",
+        "Lock",
+        "Logger",
+        "OrderedDict",
+        "RLock",
+        "Random",
+        "Semaphore",
+        "SystemRandom",
+        "WeakKeyDictionary",
+        "WeakSet",
+        "WeakValueDictionary",
+        "bytearray",
+        "count",
+        "cycle",
+        "defaultdict",
+        "deque",
+        "iter",
+        "local",
+        "open",
+    }
+)
+CHANGING_METHODS = frozenset(
+    {
+        "add",
+        "append",
+        "appendleft",
+        "clear",
+        "discard",
+        "extend",
+        "insert",
+        "pop",
+        "popitem",
+        "remove",
+        "setdefault",
+        "sort",
+        "update",
+    }
+)
+
+# Hypothesis calls these functions with what it draws.
+DRAWING = frozenset({"composite", "given", "initialize", "rule"})
+
+# Not in tests, those of processes apart: a test neither waits nor opens a port.
+WAITING = frozenset(
+    {
+        "datetime.date.today",
+        "datetime.datetime.now",
+        "datetime.datetime.today",
+        "datetime.datetime.utcnow",
+        "socket",
+        "time.sleep",
+        "time.time",
+        "time.time_ns",
+    }
+)
+MOCKS = frozenset({"mock", "pytest", "unittest.mock"})
+
+
+def allowed_for(module: str) -> set[str] | None:
+    """
+    Look up what of ours a module may import, as dotted names.
+
+    :returns: None for a module that has no row; the package's own name comes with it.
+    """
+    path = module.split(".")[1:]
+    if path[0] == "core":
+        return _allowed_in_core(path[1])
+    if path[0] not in LAYERS:
+        return None
+    allowed = {f"twisted_kvs.{name}" for name in LAYERS[path[0]]}
+    # Modules of one package may import each other.
+    return allowed | ({f"twisted_kvs.{path[0]}"} if len(path) > 1 else set())
+
+
+def _allowed_in_core(name: str) -> set[str] | None:
+    above: set[str] = set()
+    for row in CORE_ROWS:
+        if name in row:
+            return {
+                f"twisted_kvs.core.{x}" for x in above - CORE_APART.get(name, set())
+            }
+        above |= row
+    return None
