@@ -32,7 +32,8 @@ def core_calls_only_pure_builtins(sources: Sequence[Source]) -> list[str]:
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Call):
                 name = dotted(node.func)
-                if name in tables.IMPURE_BUILTINS or name.startswith("random."):
+                impure = is_below(name, tables.IMPURE_MODULES | tables.IMPURE_BUILTINS)
+                if impure and name not in tables.PURE_CALLS:
                     faults.append(source.at(node.lineno, f"the core calls {name}()"))
     return faults
 

@@ -163,12 +163,12 @@ def decorators(function: FunctionNode) -> set[str]:
     return {last_name(node) for node in function.decorator_list}
 
 
-def parameters(parent: ast.ClassDef | None, function: FunctionNode) -> tuple[int, int]:
-    """Count all parameters and the positional ones, ``self`` and stars aside."""
-    positional = len(function.args.posonlyargs) + len(function.args.args)
+def by_position(parent: ast.ClassDef | None, function: FunctionNode) -> list[ast.arg]:
+    """List the parameters that can be given by position, ``self`` and stars aside."""
+    found = [*function.args.posonlyargs, *function.args.args]
     if parent is not None and "staticmethod" not in decorators(function):
-        positional -= 1
-    return positional + len(function.args.kwonlyargs), positional
+        del found[0]
+    return found
 
 
 def code_lines(source: Source, function: FunctionNode) -> int:

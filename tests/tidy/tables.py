@@ -33,6 +33,7 @@ PURE = frozenset(
         "re",
         "string",
         "struct",
+        "sys",
         "types",
         "typing",
         "unicodedata",
@@ -41,6 +42,9 @@ PURE = frozenset(
     }
 )
 IMPURE_BUILTINS = frozenset({"open", "print", "input", "breakpoint", "exec", "eval"})
+# Of these the core may name a type or a constant, and call nothing but this.
+IMPURE_MODULES = frozenset({"random", "sys"})
+PURE_CALLS = frozenset({"sys.intern"})
 
 # The core from its ground up: a module imports modules of the rows above its own.
 CORE_ROWS = (
@@ -65,19 +69,38 @@ NODE = frozenset(
         "forwarding",
         "membership",
         "node",
+        "pushes",
+        "reading",
+        "status",
+    }
+)
+
+_EDGES = frozenset(
+    {
+        "core",
+        "operations",
+        "options",
+        "peers",
+        "services",
+        "signing",
+        "storage",
+        "web",
     }
 )
 
 # The rest of the package: what each module or package may import of ours, itself apart.
 LAYERS = {
     "operations": {"core"},
+    "options": {"core"},
+    "signing": {"core"},
     "storage": {"core"},
-    "peers": {"core", "operations"},
+    "peers": {"core", "operations", "signing"},
     **{name: {"core", "operations", "storage.api", "peers", *NODE} for name in NODE},
     "simulation": {"core", "operations", "storage", *NODE},
-    "web": {"core", "operations", "peers", *NODE},
+    "web": {"core", "operations", "peers", "signing", *NODE},
     "services": {"core", "operations", *NODE},
-    "tap": {"core", "operations", "storage", "peers", "services", "web", *NODE},
+    "assembly": {*_EDGES, *NODE},
+    "tap": {"assembly", *_EDGES, *NODE},
     "client": {"core.errors", "core.names", "core.payload"},
     "cli": {"client", "core.errors", "core.names", "core.settings", "simulation"},
     "__main__": {"cli"},

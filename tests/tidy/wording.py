@@ -10,13 +10,13 @@ from . import tables
 from .sources import (
     FunctionNode,
     Source,
+    by_position,
     code_lines,
     decorators,
     is_override,
     is_public,
     last_name,
     ours,
-    parameters,
 )
 
 FUNCTION_LINES_MAX = 70
@@ -78,28 +78,41 @@ def modules_are_short(sources: Sequence[Source]) -> list[str]:
 
 
 def parameters_are_few(sources: Sequence[Source]) -> list[str]:
-    """At most five; what Hypothesis draws is not counted."""
+    """At most five, unless Hypothesis draws them or a constructor names them."""
     return [
         source.at(node.lineno, f"{node.name} takes {count} parameters")
         for source in sources
         for parent, node in source.functions()
         if not is_override(node.name)
         and not decorators(node) & tables.DRAWING
-        and (count := parameters(parent, node)[0]) > PARAMETERS_MAX
+        and (count := _counted(parent, node)) > PARAMETERS_MAX
     ]
 
 
+def _counted(parent: ast.ClassDef | None, function: FunctionNode) -> int:
+    # What an object is made of is no longer than it is, as with a dataclass's fields.
+    positional = len(by_position(parent, function))
+    by_name = 0 if function.name == "__init__" else len(function.args.kwonlyargs)
+    return positional + by_name
+
+
 def parameters_past_two_have_keywords(sources: Sequence[Source]) -> list[str]:
-    """A call of a public function can be read where it stands."""
+    """Or past three where types differ, so that mypy sees when two are swapped."""
     return [
-        source.at(node.lineno, f"{node.name} takes {count} parameters by position")
+        source.at(node.lineno, f"{node.name} takes {len(names)} by position")
         for source in ours(sources)
         for parent, node in source.functions()
         if (is_public(node.name) or node.name == "__init__")
         and not (parent is not None and not is_public(parent.name))
         and not is_override(node.name)
-        and (count := parameters(parent, node)[1]) > POSITIONAL_MAX
+        and len(names := by_position(parent, node)) > POSITIONAL_MAX
+        and not (len(names) == POSITIONAL_MAX + 1 and _types_differ(names))
     ]
+
+
+def _types_differ(names: Sequence[ast.arg]) -> bool:
+    types = [ast.unparse(name.annotation) for name in names if name.annotation]
+    return len(set(types)) == len(names)
 
 
 def todos_have_links(sources: Sequence[Source]) -> list[str]:
