@@ -138,9 +138,9 @@ class ProjectTests(SynchronousTestCase):
         """No commented-out code, no banners."""
         self.assert_kept(wording.comments_are_sentences)
 
-    def test_ignored_types_have_reasons(self) -> None:
-        """``type: ignore[code]`` and ``noqa: code`` are followed by the reason."""
-        self.assert_kept(wording.ignored_types_have_reasons)
+    def test_silenced_findings_have_reasons(self) -> None:
+        """``type: ignore[code]``, ``noqa: code``, ``no cover`` are followed by words."""
+        self.assert_kept(wording.silenced_findings_have_reasons)
 
     def test_public_things_have_docstrings(self) -> None:
         """Modules, classes, functions; an override may leave it to its base."""
@@ -446,15 +446,14 @@ class RuleTests(SynchronousTestCase):
             "x = '# x = 1'",
         )
 
-    def test_ignored_types_have_reasons(self) -> None:
+    def test_silenced_findings_have_reasons(self) -> None:
         """A silenced finding without a reason is found."""
-        rule, path = wording.ignored_types_have_reasons, "twisted_kvs/node.py"
-        self.assert_found(
-            rule, path, "x = 1  # type: ignore[misc]", "x = 1  # noqa: E501"
-        )
-        self.assert_right(
-            rule, path, "x = 1  # type: ignore[misc]  # untyped in Twisted"
-        )
+        rule, path = wording.silenced_findings_have_reasons, "twisted_kvs/node.py"
+        silences = ("type: ignore[misc]", "noqa: E501", "noqa: E501, F401", "noqa")
+        for silence in (*silences, "pragma: no cover"):
+            self.assert_found(rule, path, f"x = 1  # {silence}")
+            self.assert_right(rule, path, f"x = 1  # {silence}  # why it is")
+        self.assert_right(rule, path, "x = 1  # noqa: E501 - why it is")
 
     def test_public_things_have_docstrings(self) -> None:
         """A public module, class, function or method without one is found."""

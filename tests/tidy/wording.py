@@ -24,6 +24,10 @@ MODULE_LINES_MAX = 600
 PARAMETERS_MAX = 5
 POSITIONAL_MAX = 2
 
+_SILENCED = re.compile(
+    r"type:\s*ignore(\[[^]]*\])?|noqa(:\s*[A-Z]+\d+(,\s*[A-Z]+\d+)*)?|pragma: no cover"
+)
+
 # What a comment in prose can hardly be.
 _STATEMENTS = (
     ast.Assert,
@@ -152,14 +156,14 @@ def _is_code(comment: str) -> bool:
     )
 
 
-def ignored_types_have_reasons(sources: Sequence[Source]) -> list[str]:
-    """``type: ignore[code]`` and ``noqa: code`` are followed by the reason."""
+def silenced_findings_have_reasons(sources: Sequence[Source]) -> list[str]:
+    """``type: ignore[code]``, ``noqa: code``, ``no cover`` are followed by words."""
     return [
         source.at(line, "silenced without a reason")
         for source in sources
         for line, text in source.comments
-        if re.match(r"(type: ignore|noqa|pragma: no cover)", text)
-        and not re.search(r"#\s*\w{2,}|\bno cover:?\s+\S", text)
+        if (silenced := _SILENCED.match(text))
+        and not re.search(r"\w{2,}", text[silenced.end() :])
     ]
 
 
