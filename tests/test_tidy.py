@@ -139,7 +139,7 @@ class ProjectTests(SynchronousTestCase):
         self.assert_kept(wording.comments_are_sentences)
 
     def test_silenced_findings_have_reasons(self) -> None:
-        """``type: ignore[code]``, ``noqa: code``, ``no cover`` are followed by words."""
+        """``type: ignore``, ``noqa`` and ``no cover`` are followed by words."""
         self.assert_kept(wording.silenced_findings_have_reasons)
 
     def test_public_things_have_docstrings(self) -> None:

@@ -157,7 +157,7 @@ def _is_code(comment: str) -> bool:
 
 
 def silenced_findings_have_reasons(sources: Sequence[Source]) -> list[str]:
-    """``type: ignore[code]``, ``noqa: code``, ``no cover`` are followed by words."""
+    """``type: ignore``, ``noqa`` and ``no cover`` are followed by words."""
     return [
         source.at(line, "silenced without a reason")
         for source in sources
