@@ -2,13 +2,13 @@
 Group commit: one commit under way, what is applied meanwhile goes into the next (R6).
 
 The batch size follows the load by itself.  Nothing that was applied leaves the node
-before ``durable`` fired for its commit; commits become durable in the order of applying.
+before ``durable`` fired for its commit; commits become durable in the order of
+applying.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, succeed
@@ -56,7 +56,7 @@ class Committer:
         self._rng = rng
         self._published = published
         self._fatal = fatal
-        self._waiters: deque[tuple[int, Deferred[None]]] = deque()
+        self._waiters: dict[int, list[Deferred[None]]] = {}
         self._flying = False
         self._dead = False
         self._retry: IDelayedCall | None = None
@@ -76,7 +76,7 @@ class Committer:
         if number <= self._replica.durable_commit:
             return succeed(None)
         waiter: Deferred[None] = Deferred()
-        self._waiters.append((number, waiter))
+        self._waiters.setdefault(number, []).append(waiter)
         self.kick()
         return waiter
 
@@ -115,8 +115,8 @@ class Committer:
         self.waiting_bytes -= sum(len(v.value) for v in commit.minted)
         self._published(commit, result)
         self.kick()
-        while self._waiters and self._waiters[0][0] <= commit.number:
-            self._waiters.popleft()[1].callback(None)
+        for waiter in self._waiters.pop(commit.number, ()):
+            waiter.callback(None)
 
     def _failed(self, failure: Failure) -> None:
         failure.trap(DiskFull)
@@ -126,7 +126,7 @@ class Committer:
                 "disk is full, taking no writes: {error}", error=failure.value
             )
         self.full = True
-        waiters = [waiter for _, waiter in self._waiters]
+        waiters = [w for _, waiting in sorted(self._waiters.items()) for w in waiting]
         self._waiters.clear()
         self.waiting_bytes = 0
         self._replica.reload(self._stored, self._rng)

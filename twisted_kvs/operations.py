@@ -91,8 +91,9 @@ class PeerTransport(Protocol):
         :param total_s: for the whole, body included; a transfer without progress for
             ``gossip_progress_s`` is given up earlier.
         :returns: fires with the peer's answer, ``Refused`` included; fails with
-            ``PeerUnreachable`` (certainly not sent), ``PeerTimedOut`` (sent, or perhaps)
-            or ``BadPeerMessage`` (garbage, unsigned, another secret).  May be cancelled.
+            ``PeerUnreachable`` (certainly not sent), ``PeerTimedOut`` (sent, or
+            perhaps) or ``BadPeerMessage`` (garbage, unsigned, another secret).  May be
+            cancelled.
         """
 
     def close(self) -> Deferred[None]:

@@ -10,7 +10,8 @@ Invariant of every vector that this package mints or hands out: it is *closed*, 
 with every dot it also covers the past of that dot's version (rule R3).
 
 Follows Parker et al., "Detection of mutual inconsistency in distributed systems"
-(1983) for vectors, Preguica et al., "Dotted version vectors" (arXiv 1011.5808) for dots.
+(1983) for vectors, Preguica et al., "Dotted version vectors" (arXiv 1011.5808) for
+dots.
 """
 
 from __future__ import annotations

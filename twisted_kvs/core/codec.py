@@ -38,7 +38,9 @@ class Codec:
         self._requests: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
             PeerRequest
         )
-        self._answers: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(PeerAnswer)
+        self._answers: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
+            PeerAnswer
+        )
         self._compressor = zstandard.ZstdCompressor(level=1)
         self._decompressor = zstandard.ZstdDecompressor()
 

@@ -2,7 +2,8 @@
 What a round of gossip says first and whom it asks (R19).
 
 Hash first: equal hashes of (VV, view, K) mean that nothing differs, whatever the number
-of keys.  Whom: the next of a shuffled deck of *all* members, so that every member's turn
+of keys.  Whom: the next of a shuffled deck of *all* members, so that every member's
+turn
 comes within n-1 rounds (random choice misses some for long in small clusters) and a
 healed partition is noticed although both sides believe the other dead (hole H13).
 
@@ -25,9 +26,7 @@ DIGEST_BYTES = 16
 _encoder = msgspec.msgpack.Encoder(order="sorted")
 
 
-def digest(
-    vv: VersionVector, view: View, replica_count: ReplicaCount | None
-) -> bytes:
+def digest(vv: VersionVector, view: View, replica_count: ReplicaCount | None) -> bytes:
     """Hash what an exchange would compare: 16 bytes, equal for equal arguments."""
     packed = _encoder.encode([vv, view.entries, replica_count])
     return hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest()

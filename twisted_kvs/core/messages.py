@@ -140,7 +140,9 @@ class PullAnswer(_Peer, frozen=True):
 
 
 class NextPart(_Peer, frozen=True, kw_only=True):
-    """Asks for part ``index`` (from 1) of a delta in parts; the last may be asked again."""
+    """
+    Asks for part ``index`` (from 1) of a delta in parts; the last may be asked again.
+    """
 
     session: Natural
     index: Natural

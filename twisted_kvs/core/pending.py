@@ -2,8 +2,8 @@
 Antichains that were changed and are not yet durable (R6, "applied and durable").
 
 Writes and merges work on the *applied* state, everything that leaves the node shows the
-last *durable* one.  Both differ only at the keys that commits under way touch; those are
-here, all others are read from the store, where they are the same in either state.
+last *durable* one.  Both differ only at the keys that commits under way touch; those
+are here, all others are read from the store, where they are the same in either state.
 
 Invariant: for a key that is here, the first step is what is durable and the steps'
 commit numbers ascend; a key is here as long as one of its steps is not durable.

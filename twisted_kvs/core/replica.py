@@ -42,7 +42,6 @@ from .causality import (
 from .errors import BadPeerMessage
 from .messages import (
     Commit,
-    CommitResult,
     Delta,
     ReplicaState,
     StagePart,
@@ -168,7 +167,9 @@ class Replica:
 
     def _load(self, stored: ReplicaState) -> None:
         clock = join(stored.clock, stored.vv, self.seen)
-        self.durable = Frontier(stored.vv, join(stored.clock, stored.vv), stored.lamport)
+        self.durable = Frontier(
+            stored.vv, join(stored.clock, stored.vv), stored.lamport
+        )
         self._vv: VersionVector = stored.vv
         self._clock = clock
         self._lamport = stored.lamport
@@ -297,10 +298,13 @@ class Replica:
     # ------------------------------------------------------------------ what it hears
 
     def hear_lamport(self, lamport: int) -> None:
-        """Follow the L that a message carries (R18, hole H19)."""
+        """
+        Follow the L that a message carries (R18, hole H19).
+
+        Logged with the commit of the versions that came with it, or with the next.
+        """
         if self._lamport < lamport < COUNTER_MAX:
             self._lamport = lamport
-            self._changed = True
 
     def hear_clock(self, vector: VersionVector) -> None:
         """
@@ -352,7 +356,9 @@ class Replica:
     # ------------------------------------------------------------------ staged deltas
 
     def begin_stage(self, delta: Delta) -> Stage:
-        """Begin to receive a delta in parts; nothing of it is visible until finished."""
+        """
+        Begin to receive a delta in parts; nothing of it is visible until finished.
+        """
         assert delta.session, "a whole delta is applied at once"
         self._stages += 1
         return Stage(self._stages, delta.base, delta.claim, delta.lamport, EMPTY)
@@ -380,8 +386,8 @@ class Replica:
 
         All parts must be durable.
 
-        :returns: the commit that does it; None if the base is not covered any more, then
-            the stage is dropped.
+        :returns: the commit that does it; None if the base is not covered any more,
+            then the stage is dropped.
         """
         if not self._holds_all or not leq(stage.base, self._vv):
             self.drop_stage(stage)
@@ -443,7 +449,9 @@ class Replica:
             self._started_with_k, self._changed = k, True
 
     def set_holds_all(self, holds_all: bool) -> None:
-        """Become a replica that lags (True), or stop pulling before a drop (R13, R15)."""
+        """
+        Become a replica that lags (True), or stop pulling before a drop (R13, R15).
+        """
         if holds_all != self._holds_all:
             self._holds_all, self._changed = holds_all, True
 
@@ -480,8 +488,8 @@ class Replica:
         """
         Drop the applied state after a failed commit; go on from what is durable (R6).
 
-        Takes a new incarnation if it minted anything.  Commits that were not taken yet are dropped, their
-        numbers are not used again.
+        Takes a new incarnation if it minted anything.  Commits that were not taken yet
+        are dropped, their numbers are not used again.
         """
         self._ready.clear()
         self._touched.clear()

@@ -112,7 +112,7 @@ class Settings:
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or isinstance(value, tuple):
+            if isinstance(value, bool | tuple):
                 continue
             if not value > 0 or value == float("inf"):
                 raise BadConfiguration(f"{field.name} is {value}, it must be above 0")
@@ -122,11 +122,13 @@ class Settings:
             "answer_reserve_s must be below request_s": (
                 self.answer_reserve_s < self.request_s
             ),
-            "request_s must leave a tenth of the promised second": self.request_s <= 0.9,
+            "request_s must leave a tenth of the promised second": self.request_s
+            <= 0.9,
             "probe_after_s must be below dead_after_s": (
                 self.probe_after_s < self.dead_after_s
             ),
-            "read_hedge_s must be below read_try_s": self.read_hedge_s < self.read_try_s,
+            "read_hedge_s must be below read_try_s": self.read_hedge_s
+            < self.read_try_s,
         }
         for rule, holds in relations.items():
             if not holds:

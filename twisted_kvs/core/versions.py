@@ -3,8 +3,8 @@ Versions, the antichain of a key, and its winner (rules R2, R4, R5).
 
 Invariant: the live versions of a key are pairwise concurrent.  Joining versions into an
 antichain is commutative, associative and idempotent, because *which* versions are kept
-depends on causality alone; timestamps only choose what a read shows.  (Deciding pairs by
-"causal order, else timestamp" is no merge at all: hole H1.)
+depends on causality alone; timestamps only choose what a read shows.  (Deciding pairs
+by "causal order, else timestamp" is no merge at all: hole H1.)
 """
 
 from __future__ import annotations

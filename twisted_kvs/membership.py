@@ -1,0 +1,337 @@
+"""
+Who belongs, who is a replica, who serves (R15, R16), and ``update_view``.
+
+Roles follow the belief who is alive at once; data moves lazily behind them.  A node
+serves after its first complete delta from a node that serves; where none can be reached
+it answers provisionally and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, succeed
+from twisted.logger import Logger
+
+from .cluster import Cluster
+from .core.causality import Name, actor_name, leq
+from .core.errors import BadPeerMessage, BadRequest, PeerError
+from .core.messages import (
+    Hello,
+    HelloAnswer,
+    PeerAnswer,
+    PeerRequest,
+    Refused,
+    Standing,
+    Tell,
+    Vectors,
+)
+from .core.view import ReplicaCount, View, may_adopt
+
+
+class Membership:
+    """Keeps role and standing of a node, and changes the view."""
+
+    _log = Logger()
+
+    def __init__(self, cluster: Cluster) -> None:
+        """Keep those of ``cluster``."""
+        self._cluster = cluster
+        self._was_replica: bool | None = None
+        self._demoted_at: float | None = None
+        self._served_since_promotion = False
+        self._met_first = False
+        self._looking: list[Deferred[None]] | None = None
+        self._looks = 0
+        self.start_exchange: Callable[[Name], Deferred[bool]] = lambda _: succeed(False)
+        """Set by the node: starts an exchange out of turn."""
+        cluster.learned = self._learned
+
+    def start(self) -> None:
+        """Begin lagging and look for a node that serves."""
+        cluster = self._cluster
+        cluster.liveness.watch(cluster.view.members, cluster.now())
+        if cluster.is_replica:
+            cluster.replica.set_holds_all(True)
+        self._was_replica = None
+        self.lag()
+        self.settle()
+        cluster.committer.kick()
+
+    # ------------------------------------------------------------------ roles
+
+    def settle(self) -> None:
+        """
+        Let the role follow who is believed alive; call on every change and beat.
+
+        Promotion: start to pull.  Demotion: nothing at once, see ``step_down``.
+        """
+        cluster = self._cluster
+        cluster.liveness.watch(cluster.view.members, cluster.now())
+        is_replica = cluster.is_replica and not cluster.removed
+        if is_replica and not cluster.replica.holds_all:
+            cluster.replica.set_holds_all(True)
+            cluster.committer.kick()
+            self.lag()
+        if is_replica != self._was_replica:
+            role = "a replica" if is_replica else "a proxy"
+            self._log.info("{me} is {role} now", me=cluster.me, role=role)
+            self._was_replica = is_replica
+            self._demoted_at = None if is_replica else cluster.now()
+        self.settle_standing()
+
+    def settle_standing(self) -> None:
+        """Serve at once where there is nobody to catch up with (R15)."""
+        cluster = self._cluster
+        if not cluster.is_replica:
+            return
+        if cluster.standing is Standing.SERVING:
+            return
+        first = cluster.first_members
+        only_first = cluster.me in first and len(first) == 1
+        if cluster.alone or only_first:
+            self._serve("nobody to catch up with")
+        elif self._looking is not None or cluster.serving_peers():
+            cluster.standing = Standing.LAGGING
+        elif self._met_first:
+            self._serve("met another of the first members, nobody serves yet")
+        else:
+            cluster.standing = Standing.PROVISIONAL
+
+    def completed(self, peer: Name, standing: Standing) -> None:
+        """A complete delta from ``peer``, which had this standing, is durable."""
+        cluster = self._cluster
+        if cluster.standing is Standing.SERVING or not cluster.is_replica:
+            return
+        first = cluster.first_members
+        if standing is Standing.SERVING:
+            self._serve(f"caught up with {peer}")
+        elif cluster.me in first and peer in first:
+            self._met_first = True
+            self.settle_standing()
+
+    def lag(self) -> None:
+        """
+        Be lagging: after a start, a promotion, an addition, or a loss of state.
+
+        Looks for a node that serves: asks all members at once.
+        """
+        cluster = self._cluster
+        cluster.standing = Standing.LAGGING
+        self._served_since_promotion = self._met_first = False
+        if cluster.alone:
+            return
+        self._looks += 1
+        look = self._looks
+        if self._looking is None:
+            self._looking = []
+        started = [self.start_exchange(peer) for peer in sorted(cluster.peers)]
+        cluster.clock.callLater(cluster.settings.start_hold_s, self._looked, look)
+        gatherResults(started).addCallback(lambda _: self._looked(look))
+
+    def looked(self) -> Deferred[None]:
+        """Wait until one that serves was found, or all were asked, or 300 ms."""
+        if self._looking is None:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        self._looking.append(waiter)
+        return waiter
+
+    def _learned(self) -> None:
+        if self._looking is not None and self._cluster.serving_peers():
+            self._looked(self._looks)
+
+    def _looked(self, look: int) -> None:
+        if self._looking is None or look != self._looks:
+            return
+        waiters, self._looking = self._looking, None
+        self.settle_standing()
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(None)
+
+    def _serve(self, why: str) -> None:
+        self._cluster.standing = Standing.SERVING
+        self._served_since_promotion = True
+        self._log.info("{me} serves: {why}", me=self._cluster.me, why=why)
+
+    def step_down(self) -> bool:
+        """
+        Go on with a demotion (R15); call on every beat.
+
+        :returns: whether the node should still pull.
+        """
+        cluster, replica = self._cluster, self._cluster.replica
+        if cluster.is_replica or cluster.removed or not replica.holds_all:
+            return True
+        cluster.standing = Standing.LAGGING
+        own_only = all(actor_name(a) == cluster.me for a in replica.applied.vv)
+        if not self._served_since_promotion and own_only:
+            replica.set_holds_all(False)
+            cluster.committer.kick()
+            return False
+        since = cluster.now() if self._demoted_at is None else self._demoted_at
+        if cluster.now() - since < cluster.settings.demotion_s:
+            return True
+        replicas = cluster.replicas()
+        covered = all(leq(replica.applied.vv, cluster.record(r).vv) for r in replicas)
+        if replicas and covered and replica.idle:
+            self._log.info("{me} drops its data: all replicas have it", me=cluster.me)
+            replica.forget_all(cluster.rng)
+            cluster.committer.kick()
+        return False
+
+    # ------------------------------------------------------------------ the view
+
+    def adopt(self, peer: Name, vectors: Vectors) -> None:
+        """Take in a peer's view and K, where R16 allows it."""
+        self._adopt(View(vectors.view), vectors.replica_count)
+
+    def _adopt(self, theirs: View, count: ReplicaCount | None) -> None:
+        cluster, replica = self._cluster, self._cluster.replica
+        mine = cluster.view
+        if not theirs.entries or not may_adopt(mine, theirs, cluster.me):
+            return
+        view = mine.join(theirs)
+        register = replica.replica_count
+        if count is not None:
+            register = register.join(count) if mine.entries else count
+        self._change(view, register, by_peer=True)
+
+    def _change(self, view: View, register: ReplicaCount, *, by_peer: bool) -> int:
+        cluster, mine = self._cluster, self._cluster.view
+        if view == mine and register == cluster.replica.replica_count:
+            return cluster.replica.last_commit
+        # Who makes a view of his own by adding another has nobody to catch up with.
+        added = cluster.me not in mine.members and (by_peer or bool(mine.entries))
+        commit = cluster.replica.set_view(view, register)
+        self._log.info(
+            "view of {me}: {members}, K={k}",
+            me=cluster.me,
+            members=", ".join(view.order),
+            k=register.k,
+        )
+        if cluster.removed:
+            self._log.warn("{me} was removed from the view", me=cluster.me)
+        cluster.forget_strangers()
+        cluster.committer.kick()
+        cluster.liveness.watch(view.members, cluster.now())
+        if added and cluster.me in view.members:
+            self.lag()
+        self.settle()
+        return commit
+
+    def told(self, peer: Name, tell: Tell) -> None:
+        """Take in a view change; roles change at once."""
+        cluster = self._cluster
+        self._adopt(View(tell.view), tell.replica_count)
+        now = cluster.now()
+        for name in tell.dead:
+            if name != cluster.me:
+                cluster.liveness.found_dead(name, now)
+        self.settle()
+
+    # ------------------------------------------------------------------ update_view
+
+    async def update_view(self, kind: str, name: Name) -> tuple[int, int]:
+        """
+        Add or remove a member; probes all members first, tells them after (SPEC 6).
+
+        :param kind: "add" or "remove".
+        :returns: the number of ``name`` in the view, and how many members are alive.
+        :raises BadRequest: where the change is none; nothing was changed.
+        """
+        cluster = self._cluster
+        if name == cluster.me and not cluster.view.entries and kind == "add":
+            return 0, 1
+        if kind == "remove":
+            self._check_removable(name)
+        adding = kind == "add" and name not in cluster.view.members
+        probed = set(cluster.peers)
+        if adding and name != cluster.me:
+            probed.add(name)
+        answers = await self._probe(sorted(probed))
+        view = cluster.view
+        if adding and name != cluster.me:
+            view = self._checked_newcomer(name, answers[name])
+        if adding and not view.entries:
+            view = view.change(cluster.me, present=True)
+        if kind == "add" and (adding or name not in view.members):
+            view = view.change(name, present=True)
+        elif kind == "remove":
+            view = view.change(name, present=False)
+        told = {n for n, a in answers.items() if isinstance(a, HelloAnswer)}
+        dead = sorted(n for n in probed - told if n in view.members)
+        commit = self._change(view, cluster.replica.replica_count, by_peer=False)
+        for peer in dead:
+            cluster.liveness.found_dead(peer, cluster.now())
+        self.settle()
+        await cluster.committer.durable(commit)
+        await self._tell(sorted(told), dead)
+        number = view.numbers.get(name, 0)
+        return number, len((told | {cluster.me}) & (view.members or {cluster.me}))
+
+    def _check_removable(self, name: Name) -> None:
+        view = self._cluster.view
+        only = view.members == {name} or (not view.entries and name == self._cluster.me)
+        if only:
+            raise BadRequest(f"{name} is the last member, it cannot be removed")
+        if not view.knows(name):
+            raise BadRequest(f"{name} was never a member; members: {_list(view)}")
+
+    def _checked_newcomer(self, name: Name, answer: PeerAnswer | PeerError) -> View:
+        """Join the newcomer's view with ours, if they may be one cluster (R16)."""
+        cluster = self._cluster
+        if isinstance(answer, BadPeerMessage):
+            raise BadRequest(f"{name} cannot be added: {answer}")
+        if not isinstance(answer, HelloAnswer):
+            why = answer.message if isinstance(answer, Refused) else str(answer)
+            raise BadRequest(f"{name} cannot be added, no node answers there: {why}")
+        mine = cluster.view
+        theirs = mine if answer.vectors is None else View(answer.vectors.view)
+        if theirs.entries and not theirs.shares_name(mine):
+            raise BadRequest(
+                f"{name} belongs to another view: {_list(theirs)}; "
+                f"empty its data directory to add it here"
+            )
+        return mine.join(theirs)
+
+    async def _probe(self, peers: list[Name]) -> dict[Name, PeerAnswer | PeerError]:
+        hello = Hello(self._cluster.header())
+        return await self._ask_all(peers, hello)
+
+    async def _tell(self, peers: list[Name], dead: list[Name]) -> None:
+        cluster = self._cluster
+        tell = Tell(
+            header=cluster.header(),
+            view=dict(cluster.view.entries),
+            replica_count=cluster.replica.replica_count,
+            dead=dead,
+        )
+        await self._ask_all(peers, tell)
+
+    async def _ask_all(
+        self, peers: list[Name], request: PeerRequest
+    ) -> dict[Name, PeerAnswer | PeerError]:
+        cluster = self._cluster
+
+        async def one(peer: Name) -> PeerAnswer | PeerError:
+            try:
+                return await cluster.ask(
+                    peer,
+                    request,
+                    connect_s=cluster.settings.probe_s,
+                    total_s=cluster.settings.probe_s,
+                )
+            except PeerError as error:
+                return error
+
+        asked: list[Deferred[PeerAnswer | PeerError]] = [
+            ensureDeferred(one(peer)) for peer in peers
+        ]
+        answers = await gatherResults(asked)
+        return dict(zip(peers, answers, strict=True))
+
+
+def _list(view: View) -> str:
+    return ", ".join(view.order) or "none"

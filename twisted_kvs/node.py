@@ -1,0 +1,529 @@
+"""
+The node: where the replica, its storage and its peers meet.
+
+Each operation of the contract exists once, here, apart from HTTP.  The node persists
+before it answers or sends: a result of the replica names the commit that must be
+durable first, and every path from there to a client or a peer waits for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import msgspec
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .cluster import Cluster
+from .committer import Committer
+from .core.causality import Name
+from .core.errors import DiskFull, KVSError, Overloaded, Removed, StorageFull
+from .core.messages import (
+    Commit,
+    CommitResult,
+    Exchange,
+    Forward,
+    ForwardAnswer,
+    Hello,
+    NextPart,
+    Operation,
+    PeerAnswer,
+    PeerRequest,
+    Pull,
+    Push,
+    Refused,
+    ReplicaState,
+    Standing,
+    Tell,
+    TellAnswer,
+)
+from .core.payload import Payload, PayloadCodec
+from .core.replica import Replica
+from .core.settings import Settings
+from .core.versions import Version
+from .core.view import ReplicaCount, View
+from .deltas import DeltaReceiver, DeltaSender, Pulls
+from .exchange import Exchanges
+from .forwarding import Forwarder, Request
+from .membership import Membership
+from .operations import Answer, PeerTransport
+from .pushes import Pushes
+from .reading import CausalFetch
+from .status import describe
+from .storage.api import Storage
+
+_T = TypeVar("_T")
+K_DEFAULT = 3
+"""K of a node that was given none, until it learns the cluster's (R16)."""
+NOT_SERVING = 421
+
+
+class Node:
+    """One node of the cluster; implements ``Operations``."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        me: Name,
+        settings: Settings,
+        storage: Storage,
+        transport: PeerTransport,
+        payloads: PayloadCodec,
+        clock: IReactorTime,
+        wall_us: Callable[[], int],
+        rng: random.Random,
+        boot_id: int,
+        first_view: View,
+        replica_count: int | None,
+        fatal: Callable[[Failure], None],
+    ) -> None:
+        """
+        Make a node; it does nothing before ``start``.
+
+        :param wall_us: the wall clock, microseconds since the epoch; only timestamps of
+            writes read it.
+        :param boot_id: 64 random bits of this process (R1).
+        :param first_view: VIEW; a view that the storage keeps is newer.
+        :param replica_count: K as given at this start; None: not given.
+        :param fatal: called when the process must end.
+        """
+        self.me = me
+        self.settings = settings
+        self.payloads = payloads
+        self._storage = storage
+        self._transport = transport
+        self._clock = clock
+        self._wall_us = wall_us
+        self._rng = rng
+        self._boot_id = boot_id
+        self._first_view = first_view
+        self._k_given = replica_count
+        self._fatal = fatal
+        self._stopping = False
+        self._working = 0
+        self._idle: list[Deferred[None]] = []
+        self.cluster: Cluster
+        self.stale_answers = 0
+
+    # ------------------------------------------------------------------ life
+
+    def start(self, stored: ReplicaState | None) -> None:
+        """
+        Begin to work; looks for a node that serves.
+
+        :param stored: what ``storage.open`` returned.
+        """
+        count = (
+            ReplicaCount(0, K_DEFAULT)
+            if self._k_given is None
+            else ReplicaCount(1, self._k_given)
+        )
+        fresh = Replica.fresh_state(self._first_view, count)
+        state = stored or fresh
+        self.replica = Replica(
+            name=self.me, reader=self._storage, stored=state, rng=self._rng
+        )
+        self.cluster = cluster = Cluster(
+            me=self.me,
+            boot_id=self._boot_id,
+            settings=self.settings,
+            clock=self._clock,
+            wall_us=self._wall_us,
+            rng=self._rng,
+            replica=self.replica,
+            storage=self._storage,
+            transport=self._transport,
+        )
+        cluster.committer = Committer(
+            self.replica,
+            self._storage,
+            stored=state,
+            settings=self.settings,
+            clock=self._clock,
+            rng=self._rng,
+            published=self._published,
+            fatal=self._fatal,
+        )
+        self._settle_configuration(stored)
+        self._connect_parts()
+        self.membership.start()
+
+    def _connect_parts(self) -> None:
+        cluster = self.cluster
+        self.membership = Membership(cluster)
+        self.pushes = Pushes(cluster)
+        self.sender = DeltaSender(cluster)
+        self.receiver = DeltaReceiver(cluster, self.membership.completed)
+        self.pulls = Pulls(cluster, self.receiver)
+        self.exchanges = Exchanges(
+            cluster,
+            sender=self.sender,
+            receiver=self.receiver,
+            pulls=self.pulls,
+            adopt=self.membership.adopt,
+            completed=self.membership.completed,
+        )
+        self.membership.start_exchange = self.exchanges.start
+        self.forwarder = Forwarder(cluster)
+        self.fetch = CausalFetch(cluster, self.pulls)
+
+    def _settle_configuration(self, stored: ReplicaState | None) -> None:
+        """Compare VIEW and K with what is kept; a changed K is a new K (R16)."""
+        replica = self.replica
+        if stored is None:
+            replica.set_started_with_k(self._k_given)
+            return
+        kept = replica.view
+        if self._first_view.entries and kept.entries:
+            if self._first_view.order != kept.order:
+                self._log.info(
+                    "VIEW differs from the view that was kept, which is newer: {kept}",
+                    kept=", ".join(kept.order),
+                )
+        elif self._first_view.entries:
+            replica.set_view(self._first_view, replica.replica_count)
+        if self._k_given is None:
+            return
+        count = replica.replica_count
+        if replica.started_with_k is None and not kept.entries:
+            count = ReplicaCount(1, self._k_given)
+        elif self._k_given != replica.started_with_k:
+            count = count.restarted_with(self._k_given)
+            self._log.info("K is {k} now, as given at this start", k=self._k_given)
+        elif count.k != self._k_given:
+            self._log.info(
+                "K={given} differs from the K that was kept, which is newer: {kept}",
+                given=self._k_given,
+                kept=count.k,
+            )
+        replica.set_view(replica.view, count)
+        replica.set_started_with_k(self._k_given)
+
+    def gossip_round(self) -> None:
+        """
+        One beat: start exchanges, let roles follow; returns at once, never raises.
+        """
+        if self._stopping:
+            return
+        try:
+            self.membership.settle()
+            self.exchanges.pulling = self.membership.step_down()
+            self.sender.forget_idle()
+            self.exchanges.round()
+        except Exception:
+            self._log.failure("a beat of gossip failed")
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        if self._working:
+            idle: Deferred[None] = Deferred()
+            self._idle.append(idle)
+            timer = self._clock.callLater(self.settings.request_s, _fire, idle)
+            await idle
+            if timer.active():
+                timer.cancel()
+        await self.cluster.committer.drained()
+        self.cluster.committer.stop()
+        self.sender.stop()
+
+    def stop(self) -> Deferred[None]:
+        """Refuse new requests, finish those under way; fires within about a second."""
+        return ensureDeferred(self._stop())
+
+    def halt(self) -> None:
+        """Be dead at once, as after kill -9: for simulations; nothing is finished."""
+        self._stopping = True
+        self.cluster.committer.stop()
+        self.cluster.halt()
+
+    def _published(self, commit: Commit, result: CommitResult) -> None:
+        if commit.minted:
+            self.pushes.push(commit.minted)
+        if result.unfolded:
+            self.replica.fold(self.settings.fold_versions)
+
+    # ------------------------------------------------------------------ clients
+
+    def get(self, key: str, payload: Payload) -> Deferred[Answer]:
+        """Read a key: 200 or 404; fails with a ``KVSError`` only."""
+        return self._work(self._request(self._parse(Operation.GET, key, b"", payload)))
+
+    def put(self, key: str, value: bytes, payload: Payload) -> Deferred[Answer]:
+        """
+        Write a key: 201 or 200; fails with a ``KVSError`` only.
+
+        Cancelling the Deferred does not undo the write.
+        """
+        request = self._parse(Operation.PUT, key, value, payload)
+        return _shield(self._work(self._request(request)))
+
+    def _parse(
+        self, operation: Operation, key: str, value: bytes, payload: Payload
+    ) -> Request:
+        return Request(
+            operation=operation,
+            key=key,
+            value=value,
+            payload=payload,
+            deadline=self._clock.seconds() + self.settings.request_s,
+        )
+
+    async def _request(self, request: Request) -> Answer:
+        """Answer here or let a replica answer."""
+        cluster = self.cluster
+        if self._stopping:
+            raise Overloaded("this node is stopping")
+        if cluster.removed:
+            raise Removed(f"{self.me} was removed from the view, ask a member")
+        await self.membership.looked()
+        if cluster.is_replica and cluster.standing is not Standing.LAGGING:
+            serving = cluster.standing is Standing.SERVING
+            turn = serving and self.settings.spread
+            if not turn and not self._must_hand_on(request):
+                return await self._here(request)
+            targets = self.forwarder.targets(and_me=turn)
+            if turn and targets[:1] == [self.me] and not self._must_hand_on(request):
+                return await self._here(request)
+            targets = [name for name in targets if name != self.me]
+        else:
+            targets = self.forwarder.targets()
+        answer = await self.forwarder.forward(request, targets)
+        if answer is not None:
+            return answer
+        return await self._here(request)
+
+    def _must_hand_on(self, request: Request) -> bool:
+        return request.operation is Operation.PUT and self.cluster.committer.full
+
+    async def _here(self, request: Request) -> Answer:
+        if request.operation is Operation.GET:
+            return await self._read_here(request)
+        return (await self._write_here(request))[0]
+
+    async def _read_here(self, request: Request) -> Answer:
+        """R14: wait for what the payload names, then show what is durable."""
+        cluster, payload = self.cluster, request.payload
+        if self.replica.lacks(request.key, payload.vector):
+            await self.fetch.for_read(request.key, payload.vector, request.deadline)
+        read = self.replica.read(request.key, payload)
+        serving = cluster.is_replica and cluster.standing is Standing.SERVING
+        stale = not (read.fresh and serving)
+        self.stale_answers += stale
+        token = self.payloads.encode(read.payload)
+        if read.version is None:
+            message = f"no such key: {request.key!r}"
+            return self._answer(404, {"result": "error", "msg": message}, token, stale)
+        fields: dict[str, object] = {
+            "result": "success",
+            "value": msgspec.Raw(read.version.value),
+            **self._fields(read.version, token),
+        }
+        return self._answer(200, fields, token, stale)
+
+    async def _write_here(self, request: Request) -> tuple[Answer, Payload]:
+        """R3: mint, make durable, let one other replica have it, answer."""
+        cluster, payload = self.cluster, request.payload
+        committer = cluster.committer
+        if self.replica.applied_lacks(request.key, payload.vector):
+            await self.fetch.for_write(request.key, payload.vector, request.deadline)
+        if committer.full:
+            raise StorageFull("the disk takes no more and no replica can be reached")
+        if (
+            committer.waiting_bytes + len(request.value)
+            > self.settings.commit_bytes_max
+        ):
+            raise Overloaded("too many bytes wait for the disk")
+        committer.waiting_bytes += len(request.value)
+        written = self.replica.put(
+            request.key, request.value, payload, wall_us=self._wall_us()
+        )
+        try:
+            await committer.durable(written.commit)
+        except DiskFull as error:
+            raise StorageFull(str(error)) from None
+        if not cluster.alone:
+            await self.pushes.acknowledged(written.version.dot)
+        token = self.payloads.encode(written.payload)
+        fields = {"result": "success", **self._fields(written.version, token)}
+        serving = cluster.is_replica and cluster.standing is Standing.SERVING
+        status = 201 if written.created else 200
+        dot = f"{written.version.actor}:{written.version.counter}"
+        answer = self._answer(status, fields, token, not serving, dot)
+        return answer, written.payload
+
+    def _fields(self, version: Version, token: str) -> dict[str, object]:
+        return {
+            "node_id": self.cluster.view.numbers.get(version.origin, 0),
+            "causal_payload": token,
+            "timestamp": f"{version.ts // 1_000_000}.{version.ts % 1_000_000:06d}",
+        }
+
+    def _answer(
+        self,
+        status: int,
+        fields: dict[str, object],
+        token: str,
+        stale: bool,
+        dot: str | None = None,
+    ) -> Answer:
+        headers = []
+        if len(token) <= self.settings.payload_header_sent_bytes_max:
+            headers.append(("KVS-Causal-Payload", token))
+        if stale:
+            headers.append(("KVS-Stale", "true"))
+        if dot is not None:
+            headers.append(("KVS-Dot", dot))
+        return Answer(status, msgspec.json.encode(fields), tuple(headers))
+
+    # ------------------------------------------------------------------ operators
+
+    def node_details(self) -> Answer:
+        """Tell whether this node is a replica."""
+        replica = "Yes" if self.cluster.is_replica else "No"
+        return _json(200, {"result": "success", "replica": replica})
+
+    def all_replicas(self) -> Answer:
+        """List the replicas in view order."""
+        replicas = list(self.cluster.replicas())
+        return _json(200, {"result": "success", "replicas": replicas})
+
+    def update_view(self, kind: str, name: Name) -> Deferred[Answer]:
+        """Change the view; fails with a ``KVSError`` only."""
+        return _shield(self._work(self._update_view(kind, name)))
+
+    async def _update_view(self, kind: str, name: Name) -> Answer:
+        if self._stopping:
+            raise Overloaded("this node is stopping")
+        number, alive = await self.membership.update_view(kind, name)
+        fields: dict[str, object] = {"result": "success", "msg": "success"}
+        if kind == "add":
+            fields["node_id"] = number
+        fields["number_of_nodes"] = alive
+        return _json(200, fields)
+
+    def status(self) -> dict[str, object]:
+        """Describe the node for its operator; JSON-able."""
+        return describe(self.cluster)
+
+    # ------------------------------------------------------------------ peers
+
+    def answer_peer(
+        self, sender: Name, boot_id: int, request: PeerRequest
+    ) -> Deferred[PeerAnswer]:
+        """Answer a peer whose signature was verified; never fails, refuses instead."""
+        answering = ensureDeferred(self._answer_peer(sender, boot_id, request))
+        return answering.addErrback(self._refuse, sender)
+
+    def _refuse(self, failure: Failure, sender: Name) -> PeerAnswer:
+        error = failure.value
+        if isinstance(error, KVSError):
+            self.exchanges.warn(sender, error)
+            return Refused(error.status, str(error))
+        self._log.failure("could not answer {peer}", failure=failure, peer=sender)
+        return Refused(500, "internal error")
+
+    async def _answer_peer(
+        self, sender: Name, boot_id: int, request: PeerRequest
+    ) -> PeerAnswer:
+        cluster = self.cluster
+        if sender == self.me:
+            if boot_id != self._boot_id:
+                self._log.error("another process runs under our name, {me}", me=self.me)
+            return Refused(400, f"you use my name, {self.me}")
+        if self._stopping:
+            return Refused(503, "this node is stopping")
+        cluster.heard(sender, boot_id)
+        header = getattr(request, "header", None)
+        if header is not None:
+            cluster.learn_header(sender, boot_id, header)
+        match request:
+            case Hello():
+                answer = self.exchanges.answer_hello(request)
+                self.exchanges.heard_hello(sender, request)
+                return answer
+            case Exchange():
+                return await self.exchanges.answer_exchange(sender, request)
+            case Pull():
+                return self.exchanges.answer_pull(sender, request)
+            case NextPart():
+                return self.sender.next_part(sender, request)
+            case Push():
+                return await self.exchanges.answer_push(sender, request)
+            case Forward():
+                return await self._work(self._answer_forward(request))
+            case Tell():
+                self.membership.told(sender, request)
+                await cluster.committer.durable(self.replica.last_commit)
+                return TellAnswer(cluster.header())
+
+    async def _answer_forward(self, forward: Forward) -> PeerAnswer:
+        """Answer for another node, or refuse: one hop at most (R13)."""
+        cluster = self.cluster
+        if cluster.removed:
+            return Refused(Removed.status, f"{self.me} was removed from the view")
+        if not cluster.is_replica or cluster.standing is Standing.LAGGING:
+            return Refused(NOT_SERVING, f"{self.me} does not serve")
+        payload = Payload(forward.vector, forward.lamport)
+        request = self._parse(forward.operation, forward.key, forward.value, payload)
+        own = self._clock.seconds() + forward.budget_ms / 1000
+        request = replace(request, deadline=min(request.deadline, own))
+        if forward.operation is Operation.GET:
+            answer = await self._read_here(request)
+            vector, lamport = {}, self.replica.durable.lamport
+        else:
+            self.replica.hear_clock(forward.seen)
+            answer, minted = await self._write_here(request)
+            vector, lamport = dict(minted.vector), minted.lamport
+        return ForwardAnswer(
+            status=answer.status,
+            body=answer.body,
+            headers=list(answer.headers),
+            vector=vector,
+            lamport=lamport,
+        )
+
+    # ------------------------------------------------------------------ work under way
+
+    def _work(self, coroutine: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
+        """Run an operation; ``stop`` waits for it."""
+        self._working += 1
+
+        def done(result: _T | Failure) -> _T | Failure:
+            self._working -= 1
+            if not self._working:
+                waiting, self._idle = self._idle, []
+                for idle in waiting:
+                    _fire(idle)
+            return result
+
+        working: Deferred[_T] = ensureDeferred(coroutine)
+        working.addBoth(done)
+        return working
+
+
+def _json(status: int, fields: dict[str, object]) -> Answer:
+    return Answer(status, msgspec.json.encode(fields))
+
+
+def _fire(waiting: Deferred[None]) -> None:
+    if not waiting.called:
+        waiting.callback(None)
+
+
+def _shield(working: Deferred[_T]) -> Deferred[_T]:
+    """Let go of an operation without cancelling it."""
+    outer: Deferred[_T] = Deferred(lambda _: None)
+
+    def done(result: _T | Failure) -> None:
+        if not outer.called:
+            outer.callback(result)
+
+    working.addBoth(done)
+    return outer

@@ -1,0 +1,1 @@
+"""Whole clusters of real nodes on one virtual clock and one simulated network."""
