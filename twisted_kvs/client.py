@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from .core.errors import (
@@ -45,6 +46,7 @@ JSONValue: TypeAlias = (
 )
 """Anything that JSON can say: what can be put, and what comes back."""
 _T = TypeVar("_T")
+_JSON = ["application/json"]
 
 
 class NoNodeReached(KVSError):
@@ -101,7 +103,7 @@ class Requests(Protocol):
         url: str,
         *,
         data: bytes | None,
-        headers: dict[str, str],
+        headers: Headers,
         unbuffered: bool,
     ) -> Deferred[IResponse]:
         """Send one request."""
@@ -308,7 +310,7 @@ class KVSClient:
             method,
             url,
             data=body,
-            headers={} if body is None else {"Content-Type": "application/json"},
+            headers=Headers({} if body is None else {"Content-Type": _JSON}),
             unbuffered=True,
         )
         chunks: list[bytes] = []
