@@ -42,7 +42,7 @@ def ask(method: str, url: str, form: dict[str, str]) -> tuple[int, dict[str, obj
         with opener.open(request, timeout=5) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        return error.code, {"result": error.read().decode(errors="replace")}
 
 
 def start(port: int) -> subprocess.Popen[bytes]:
