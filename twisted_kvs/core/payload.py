@@ -149,7 +149,10 @@ def _pack(payload: Payload) -> bytes:
     incarnations: dict[bytes, list[bytes]] = {}
     for actor in sorted(vector):
         name, incarnation = _split(actor)
-        pair = incarnation + _varint(vector[actor])
+        counter = vector[actor]
+        if not counter:
+            raise ValueError(f"{actor} has counter 0, which names no write")
+        pair = incarnation + _varint(counter)
         incarnations.setdefault(name, []).append(pair)
     out = [_varint(payload.lamport)]
     for name, pairs in incarnations.items():
@@ -161,11 +164,11 @@ def _unpack(text: str) -> Payload:
     try:
         packed = urlsafe_b64decode(text + "=" * (-len(text) % 4))
         payload = _Unpacker(packed).payload()
-        # One payload has one form, or equal payloads would not be equal as tokens.
-        canonical = _base64(_pack(payload)) == text
+        # One payload has one form; and what could not be written is none.
+        canonical = payload != EMPTY_PAYLOAD and _base64(_pack(payload)) == text
     except (IndexError, ValueError):
-        canonical = False
-    if not canonical or 0 in payload.vector.values():
+        raise BadPayload(_NOT_ISSUED) from None
+    if not canonical:
         raise BadPayload(_NOT_ISSUED)
     return payload
 

@@ -1,0 +1,1 @@
+"""Tests of the replication core, one module for each of its own."""
