@@ -123,7 +123,7 @@ class ProjectTests(SynchronousTestCase):
         self.assert_kept(wording.modules_are_short)
 
     def test_parameters_are_few(self) -> None:
-        """At most five, unless Hypothesis draws them or a constructor names them."""
+        """At most five, unless a library or a constructor names them."""
         self.assert_kept(wording.parameters_are_few)
 
     def test_parameters_past_two_have_keywords(self) -> None:
@@ -318,6 +318,8 @@ class RuleTests(SynchronousTestCase):
             "_seen = {}",
             "seen: dict[str, int] = dict()",
             "names = [x for x in ()]",
+            "pair = (1, {})",
+            "made = f(x={})",
             "_LOCK = threading.Lock()",
             "_log = Logger()",
             "NUMBERS = itertools.count()",
@@ -331,6 +333,7 @@ class RuleTests(SynchronousTestCase):
             rule,
             path,
             "EMPTY = {}\ndef f():\n    return EMPTY.get(1), EMPTY[1]",
+            "Draw = Callable[[int], list[int]]",
             "ROWS = [1, 2]\n__all__ = ['f']\nName = NewType('Name', str)",
             "def f():\n    seen = {}\n    seen[1] = 2",
             "@lru_cache(maxsize=1024)\ndef f(): pass",
@@ -388,6 +391,7 @@ class RuleTests(SynchronousTestCase):
             "class C:\n    def f(self, a, b, *, c, d, e): pass",
             "class C:\n    def __init__(self, a, b, *, c, d, e, f): pass",
             "class C:\n    @given(x)\n    def test_f(self, a, b, c, d, e, f): pass",
+            "@main.command()\ndef get(a, b, c, d, e, f): pass",
             "class C:\n    def spawnProcess(self, a, b, c, d, e, f): pass",
         )
 

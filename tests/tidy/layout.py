@@ -143,7 +143,7 @@ def _module_state(source: Source) -> Iterator[str]:
             continue
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         names = {name for target in targets if (name := dotted(target)) != "__all__"}
-        parts = list(ast.walk(node.value))
+        parts = list(_values(node.value))
         changeable = any(_makes(part, tables.CONTAINERS) for part in parts)
         constants |= {name for name in names if name == name.upper()}
         if changeable and not names <= constants:
@@ -159,6 +159,16 @@ def _module_state(source: Source) -> Iterator[str]:
                     yield source.at(found.lineno, "a cache needs a limit")
         elif (name := _changed(found)) in constants:
             yield source.at(getattr(found, "lineno", 1), f"{name} is changed")
+
+
+def _values(node: ast.expr) -> Iterator[ast.AST]:
+    # The lists within Callable[[int], str] are no containers.
+    yield node
+    for part in ast.iter_child_nodes(node):
+        if isinstance(part, ast.expr) and not isinstance(node, ast.Subscript):
+            yield from _values(part)
+        elif isinstance(part, ast.keyword):
+            yield from _values(part.value)
 
 
 def _makes(node: ast.AST, kinds: frozenset[str]) -> bool:

@@ -101,8 +101,18 @@ LAYERS = {
     "services": {"core", "operations", *NODE},
     "assembly": {*_EDGES, *NODE},
     "tap": {"assembly", *_EDGES, *NODE},
-    "client": {"core.errors", "core.names", "core.payload"},
-    "cli": {"client", "core.errors", "core.names", "core.settings", "simulation"},
+    "client": {"core.causality", "core.errors", "core.names", "core.payload"},
+    "status_table": {"client"},
+    "demo": {"client", "core.errors", "core.names"},
+    "cli": {
+        "client",
+        "core.causality",
+        "core.errors",
+        "core.names",
+        "demo",
+        "simulation",
+        "status_table",
+    },
     "__main__": {"cli"},
 }
 
@@ -123,7 +133,12 @@ REACTOR = frozenset(
         "twisted.internet.task.react",
     }
 )
-REACTOR_IMPORTERS = ("twisted_kvs.tap", "twisted_kvs.cli", "tests.process")
+REACTOR_IMPORTERS = (
+    "twisted_kvs.tap",
+    "twisted_kvs.cli",
+    "twisted_kvs.demo",
+    "tests.process",
+)
 
 BANNED_WORDS = frozenset(
     {
@@ -188,8 +203,10 @@ CHANGING_METHODS = frozenset(
     }
 )
 
-# Hypothesis calls these functions with what it draws.
-DRAWING = frozenset({"composite", "given", "initialize", "rule"})
+# Hypothesis calls these with what it draws, click with what it parsed: by name.
+CALLED_BY_NAME = frozenset(
+    {"argument", "command", "composite", "given", "initialize", "option", "rule"}
+)
 
 # Not in tests, those of processes apart: a test neither waits nor opens a port.
 WAITING = frozenset(

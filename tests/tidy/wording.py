@@ -82,13 +82,13 @@ def modules_are_short(sources: Sequence[Source]) -> list[str]:
 
 
 def parameters_are_few(sources: Sequence[Source]) -> list[str]:
-    """At most five, unless Hypothesis draws them or a constructor names them."""
+    """At most five, unless a library or a constructor names them."""
     return [
         source.at(node.lineno, f"{node.name} takes {count} parameters")
         for source in sources
         for parent, node in source.functions()
         if not is_override(node.name)
-        and not decorators(node) & tables.DRAWING
+        and not decorators(node) & tables.CALLED_BY_NAME
         and (count := _counted(parent, node)) > PARAMETERS_MAX
     ]
 
@@ -107,6 +107,7 @@ def parameters_past_two_have_keywords(sources: Sequence[Source]) -> list[str]:
         for source in ours(sources)
         for parent, node in source.functions()
         if (is_public(node.name) or node.name == "__init__")
+        and not decorators(node) & tables.CALLED_BY_NAME
         and not (parent is not None and not is_public(parent.name))
         and not is_override(node.name)
         and len(names := by_position(parent, node)) > POSITIONAL_MAX
