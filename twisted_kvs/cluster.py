@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -35,7 +35,7 @@ class PeerRecord:
     boot_id: int = 0
     standing: Standing = Standing.LAGGING
     holds_all: bool = False
-    vv: VersionVector = EMPTY
+    vv: VersionVector = field(default_factory=dict)
     """Grows only; starts again when the peer lost its state."""
     skip_until: float = 0.0
     """Not asked on behalf of clients before this moment (monotonic seconds)."""

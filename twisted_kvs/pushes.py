@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .cluster import Cluster
-from .core.causality import Actor, Dot, Name, VersionVector
+from .core.causality import Actor, Dot, Name, VersionVector, join
 from .core.errors import PeerError
 from .core.messages import Push, PushAnswer
 from .core.versions import Version
@@ -145,6 +145,7 @@ class Pushes:
             if not isinstance(answer, PushAnswer):
                 self._log.debug("{peer} refused a push", peer=peer)
                 break
+            cluster.learn_vv(peer, join(cluster.record(peer).vv, answer.vv))
             self._confirm(answer.vv)
         else:
             queue.flying = False
