@@ -165,7 +165,7 @@ def _values(node: ast.expr) -> Iterator[ast.AST]:
     # The lists within Callable[[int], str] are no containers.
     yield node
     for part in ast.iter_child_nodes(node):
-        if isinstance(part, ast.expr) and not isinstance(node, ast.Subscript):
+        if isinstance(part, ast.expr) and not isinstance(node, ast.Subscript | ast.Lambda):
             yield from _values(part)
         elif isinstance(part, ast.keyword):
             yield from _values(part.value)
