@@ -21,7 +21,11 @@ from ..core.causality import Name
 from ..core.codec import Codec
 from ..core.errors import BadPeerMessage, PeerTimedOut, PeerUnreachable
 from ..core.messages import PeerAnswer, PeerRequest
+from ..core.settings import Settings
 from ..operations import Reply
+
+PROGRESS_S = Settings().gossip_progress_s
+"""A message that was lost makes no progress: its asker gives up after so long."""
 
 Answerer = Callable[[Name, int, PeerRequest], Deferred[PeerAnswer]]
 
@@ -170,7 +174,7 @@ class _Asking:
         network.traffic.messages += 1
         network.traffic.bytes_carried += len(packed)
         dark = (self._me, self._peer) in network.faults.cuts
-        limit = min(connect_s, total_s) if dark else total_s
+        limit = min(connect_s, total_s) if dark else min(total_s, PROGRESS_S)
         error = PeerUnreachable if dark else PeerTimedOut
         self._timer = clock.callLater(
             limit, self.fail, error(f"{self._peer} did not answer in {limit} s")
