@@ -190,7 +190,7 @@ class Membership:
     def _adopt(self, theirs: View, count: ReplicaCount | None) -> None:
         cluster, replica = self._cluster, self._cluster.replica
         mine = cluster.view
-        if not theirs.entries or not may_adopt(mine, theirs, cluster.me):
+        if not theirs.entries or not may_adopt(mine, theirs, me=cluster.me):
             return
         view = mine.join(theirs)
         register = replica.replica_count

@@ -292,24 +292,24 @@ class MayAdoptTests(SynchronousTestCase):
 
     def test_a_node_without_a_view_takes_one_that_names_it(self) -> None:
         """A node that waits to be added is not drawn into a cluster that did not."""
-        self.assertTrue(may_adopt(View(), View.start([N9, N10]), N10))
-        self.assertFalse(may_adopt(View(), View.start([N9, N10]), N20))
-        self.assertFalse(may_adopt(View(), View(), N20))
+        self.assertTrue(may_adopt(View(), View.start([N9, N10]), me=N10))
+        self.assertFalse(may_adopt(View(), View.start([N9, N10]), me=N20))
+        self.assertFalse(may_adopt(View(), View(), me=N20))
 
     def test_a_node_takes_a_view_that_concerns_its_cluster(self) -> None:
         """A view with a known name, or with the node itself, is taken in."""
         mine = View.start([N9, N10])
-        self.assertTrue(may_adopt(mine, View.start([N10, N20]), N9))
-        self.assertTrue(may_adopt(mine, View.start([N9, N20]), N9))
+        self.assertTrue(may_adopt(mine, View.start([N10, N20]), me=N9))
+        self.assertTrue(may_adopt(mine, View.start([N9, N20]), me=N9))
         out = View.start([N9, N20]).change(N9, present=False)
-        self.assertTrue(may_adopt(mine, out, N9))
-        self.assertTrue(may_adopt(View.start([N20]), View.start([N9, N10]), N9))
+        self.assertTrue(may_adopt(mine, out, me=N9))
+        self.assertTrue(may_adopt(View.start([N20]), View.start([N9, N10]), me=N9))
 
     def test_two_clusters_do_not_fuse(self) -> None:
         """A view of strangers is refused."""
         mine = View.start([N9, N10])
-        self.assertFalse(may_adopt(mine, View.start([N20, N100]), N9))
-        self.assertFalse(may_adopt(mine, View(), N9))
+        self.assertFalse(may_adopt(mine, View.start([N20, N100]), me=N9))
+        self.assertFalse(may_adopt(mine, View(), me=N9))
         self.assertFalse(mine.shares_name(View.start([N20, N100])))
 
     def test_a_view_with_a_name_that_is_none_is_refused(self) -> None:
@@ -317,5 +317,5 @@ class MayAdoptTests(SynchronousTestCase):
         mine = View.start([N9, N10])
         for text in ["", "nonsense", "10.0.0.9", "HOST:1", "a:0"]:
             theirs = mine.change(Name(text), present=True)
-            self.assertFalse(may_adopt(mine, theirs, N9), text)
-            self.assertFalse(may_adopt(View(), theirs, N9), text)
+            self.assertFalse(may_adopt(mine, theirs, me=N9), text)
+            self.assertFalse(may_adopt(View(), theirs, me=N9), text)

@@ -190,7 +190,7 @@ REPLICA_COUNT_DEFAULT = ReplicaCount(0, 3)
 """Of a node to which nobody gave one; an option counts as ``ReplicaCount(1, K)``."""
 
 
-def may_adopt(mine: View, theirs: View, me: Name) -> bool:
+def may_adopt(mine: View, theirs: View, *, me: Name) -> bool:
     """
     Tell whether a peer's view may be joined with ours (R16).
 
