@@ -162,13 +162,15 @@ def _module_state(source: Source) -> Iterator[str]:
 
 
 def _values(node: ast.expr) -> Iterator[ast.AST]:
-    # The lists within Callable[[int], str] are no containers.
+    # The lists within Callable[[int], str] are no containers, what a lambda makes is new.
     yield node
+    if isinstance(node, ast.Subscript | ast.Lambda):
+        return
     for part in ast.iter_child_nodes(node):
-        if isinstance(part, ast.expr) and not isinstance(node, ast.Subscript | ast.Lambda):
-            yield from _values(part)
-        elif isinstance(part, ast.keyword):
+        if isinstance(part, ast.keyword):
             yield from _values(part.value)
+        elif isinstance(part, ast.expr):
+            yield from _values(part)
 
 
 def _makes(node: ast.AST, kinds: frozenset[str]) -> bool:
