@@ -1,8 +1,8 @@
 """
 How an error looks to a client: one shape, on every path.
 
-``{"result": "error", "msg": "..."}`` with the error's own status and nothing else; a 503
-says when to come back, a 405 what would have worked.
+``{"result": "error", "msg": "..."}`` with the error's own status and nothing else; a
+503 says when to come back, a 405 what would have worked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _UNAVAILABLE = 503
 
 
 def error_body(message: str) -> bytes:
-    """Write an error's body as JSON; text that is no UTF-8 is escaped, never refused."""
+    """Write an error's body as JSON; lone surrogates are escaped, never refused."""
     return json.dumps({"result": "error", "msg": message}).encode("ascii")
 
 

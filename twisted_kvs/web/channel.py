@@ -1,0 +1,464 @@
+"""
+One connection and its requests: HTTP as Twisted speaks it, with limits on everything.
+
+Invariants.  A body is held in memory only, and only after it was let in: clients by its
+length or while it streams, peers after their envelope was verified.  A request counts
+from the end of its headers until it is answered or its connection is lost, whichever
+comes first.  Every answer has a length and leaves in one piece, and every error is
+JSON.  No connection lasts for ever without doing anything.
+
+A refusal that comes before its body is followed by a while of reading and dropping
+("lingering close", RFC 9112 section 9.6): a connection that is closed with bytes unread
+is reset, and the client would lose the answer.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from io import BytesIO
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.interfaces import (
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http, server
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+
+from twisted_kvs.core.errors import (
+    BadPeerMessage,
+    BadRequest,
+    KVSError,
+    NotFound,
+    TooLarge,
+)
+from twisted_kvs.core.settings import Settings
+from twisted_kvs.signing import PEER_HEADER, PEER_PREFIX, Envelope
+
+from .admission import Admission, Place
+from .errors import answer_error, error_body, error_headers
+from .peer_gate import PeerGate
+
+HEAD_BYTES_MAX = 64 * 1024
+"""Of a request line and its headers; a payload in each of them fits."""
+REQUEST_S = 30.0
+"""A request must be complete so long after its first byte ..."""
+BODY_BYTES_PER_S_MIN = 64 * 1024
+"""... and a second for so many bytes of it."""
+IDLE_S = 60.0
+"""A connection without a request is kept for so long; peers drop theirs earlier."""
+LINGER_IDLE_S = 2.0
+LINGER_S = 30.0
+"""After a refusal unread input is dropped for so long, if there is any."""
+CLOSE_S = 15.0
+"""A client takes its answer within this time, or loses it."""
+_PEER_HEADER = PEER_HEADER.encode()
+_PEER_PREFIX = PEER_PREFIX.encode()
+
+assert LINGER_IDLE_S < LINGER_S
+
+
+class Port(Protocol):
+    """What the connections of a port share; a ``Site`` is one."""
+
+    settings: Settings
+    gate: PeerGate
+    admission: Admission
+    closing: bool
+    """True: every connection is closed as soon as it may."""
+    reactor: IReactorTime
+
+    def getResourceFor(self, request: IRequest) -> IResource:
+        """Find who answers a request."""
+
+    def connection_made(self, channel: Channel) -> None:
+        """Watch a connection."""
+
+    def connection_lost(self, channel: Channel) -> None:
+        """Watch a connection no longer."""
+
+
+class RequestTimedOut(KVSError):
+    """A request that did not come to its end in time."""
+
+    code = "request_timed_out"
+    status = 408
+
+
+class Stage(enum.Enum):
+    """What a connection is doing."""
+
+    IDLE = "idle"
+    """No request is under way."""
+    RECEIVING = "receiving"
+    """Since the first byte of a request."""
+    ANSWERING = "answering"
+    """Since the last byte of a request."""
+    LINGERING = "lingering"
+    """Everything was said; what still comes is dropped."""
+    CLOSING = "closing"
+    """Nothing is read; what was said is being sent."""
+
+
+class Request(server.Request):
+    """
+    One request; its whole body is in ``content``, a ``BytesIO``, when a route sees it.
+
+    What a route writes is sent when it finishes, with its length, in one piece.
+    """
+
+    _log = Logger()
+    defaultContentType = b"application/json"
+    channel: Channel
+    content: BytesIO
+    path: bytes
+    envelope: Envelope | None = None
+    """Verified, on requests of peers; None on all others."""
+    _place: Place | None = None
+    _refusal: KVSError | None = None
+    _announced: int | None = None
+    _received = 0
+
+    def begin(self, method: bytes, uri: bytes, version: bytes) -> None:
+        """Take over the request line; called at the end of the headers."""
+        self.method, self.clientproto = method, version
+        self.uri = _origin_form(uri)
+        self.path, _, query = self.uri.partition(b"?")
+        self.args = http.parse_qs(query, True) if query else {}
+        self.content = BytesIO()
+        self._answer: list[bytes] = []
+
+    def admit(self, length: int | None) -> None:
+        """
+        Decide whether the body is read.
+
+        :param length: that the headers announce; None: it comes in chunks.
+        :raises KVSError: if it is not.
+        """
+        site = self.channel.site
+        self._announced = length
+        if self.path.startswith(_PEER_PREFIX):
+            headers = self.requestHeaders.getRawHeaders(_PEER_HEADER) or []
+            try:
+                self.envelope = site.gate.open(headers, self.uri, length)
+            except BadPeerMessage as error:
+                site.gate.complain(self.asker(), error)
+                raise
+            self._hash = hashlib.sha256()
+            self._place = site.admission.peers.enter(length or 0)
+            return
+        # What follows would come out as a traceback deep in the routing of a framework.
+        try:
+            unquote_to_bytes(self.path).decode()
+        except UnicodeDecodeError:
+            raise BadRequest("the path is not UTF-8") from None
+        if length is not None and length > site.settings.body_bytes_max:
+            raise TooLarge(_body_too_large(site.settings))
+        self._place = site.admission.clients.enter(length or 0)
+
+    def asker(self) -> str:
+        """Tell the address that the request came from."""
+        return str(getattr(self.client, "host", "unknown address"))
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Keep a piece of the body, or refuse the request because of it."""
+        if self._refusal is not None:
+            return
+        self._received += len(data)
+        if self._announced is None:
+            try:
+                self._grow(len(data))
+            except KVSError as error:
+                self.channel.refuse(self, error)
+                return
+        if self.envelope is not None:
+            self._hash.update(data)
+        self.content.write(data)
+
+    def _grow(self, more: int) -> None:
+        settings = self.channel.site.settings
+        if self._received > settings.body_bytes_max:
+            raise TooLarge(_body_too_large(settings))
+        assert self._place is not None
+        self._place.grow(more)
+
+    def body_digest(self) -> bytes:
+        """Tell the SHA-256 of a peer's body; hashed while it came."""
+        assert self.envelope is not None
+        return self._hash.digest()
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """Answer; called at the end of the body.  Forms are left to the routes."""
+        if self._refusal is not None:
+            self.answer_with(self._refusal)
+        else:
+            self.process()
+
+    def process(self) -> None:
+        """Find the resource and let it answer."""
+        self.prepath = []
+        self.postpath = [unquote_to_bytes(part) for part in self.path[1:].split(b"/")]
+        try:
+            if not self.path.startswith(b"/"):
+                raise NotFound("no such path")
+            self.render(self.channel.site.getResourceFor(self))
+        except Exception:
+            self.processingFailed(Failure())
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Answer what no route has caught; only bugs are logged with a traceback."""
+        error = reason.value
+        if not isinstance(error, KVSError):
+            self._log.failure("request failed: {uri}", reason, uri=self.uri)
+            error = KVSError("internal error")
+        self.answer_with(error)
+        return reason
+
+    def refuse_later(self, error: KVSError) -> None:
+        """Note that the request is not processed, for there is no body to wait for."""
+        self._refusal = error
+
+    def answer_with(self, error: KVSError) -> None:
+        """Answer with an error, in place of all that was written; signed for peers."""
+        self._refusal = error
+        if self._disconnected or self.finished:
+            return
+        self._answer.clear()
+        if self.envelope is not None:
+            body = self.channel.site.gate.refuse(self, self.envelope, error)
+        else:
+            body = answer_error(self, error)
+        self.write(body)
+        self.finish()
+
+    def getRequestHostname(self) -> bytes:
+        """Tell a fixed name: no route depends on it, and clients may send anything."""
+        return b"kvs"
+
+    def write(self, data: bytes) -> None:
+        """Keep a part of the answer until it is finished."""
+        assert not self.finished
+        self._answer.append(data)
+
+    def finish(self) -> None:
+        """Send the answer; to nobody, and without an error, where the client left."""
+        if self._disconnected:
+            return
+        if self.finished:
+            raise RuntimeError("request was finished before")
+        self.leave()
+        body = b"".join(self._answer)
+        set_header = self.responseHeaders.setRawHeaders
+        set_header(b"Date", [http.datetimeToString()])
+        if self.code not in http.NO_BODY_CODES:
+            set_header(b"Content-Length", [b"%d" % len(body)])
+        if self.channel.site.closing:
+            self.channel.persistent = False
+        if not self.channel.persistent:
+            set_header(b"Connection", [b"close"])
+        super().write(body)
+        super().finish()
+
+    def leave(self) -> None:
+        """Count this request no longer."""
+        if self._place is not None:
+            self._place.leave()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Tell the route that there is nobody left to answer."""
+        self.leave()
+        super().connectionLost(reason)
+
+
+class Channel(http.HTTPChannel):
+    """One connection: one request after another."""
+
+    # Twisted's own limits; both are answered with 413 here.
+    totalHeadersSize = HEAD_BYTES_MAX
+    MAX_LENGTH = HEAD_BYTES_MAX
+
+    site: Port
+    transport: ITCPTransport
+    stage = Stage.IDLE
+    _since = 0.0
+    _heard = 0.0
+    _received = 0
+    _input_ends = True
+    """False while the rest of a refused request may still be coming."""
+
+    def connectionMade(self) -> None:
+        """Begin to count time."""
+        super().connectionMade()
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self._enter(Stage.IDLE)
+        self.site.connection_made(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Let go of everything that the connection held."""
+        self.stage = Stage.CLOSING
+        super().connectionLost(reason)
+        self.site.connection_lost(self)
+
+    def _enter(self, stage: Stage) -> None:
+        self.stage = stage
+        self._since = self._heard = self.site.reactor.seconds()
+
+    @property
+    def _deaf(self) -> bool:
+        return self.stage in (Stage.LINGERING, Stage.CLOSING)
+
+    # What comes in.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes, unless all was said."""
+        if self._deaf:
+            self._heard = self.site.reactor.seconds()
+            return
+        if self.stage is Stage.IDLE:
+            self._enter(Stage.RECEIVING)
+            self._received = 0
+        self._received += len(data)
+        super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of a request's head."""
+        if self._deaf:
+            return
+        if self._receivedHeaderSize + len(line) > self.totalHeadersSize:
+            self._refuse_unread(TooLarge(f"head of over {HEAD_BYTES_MAX} bytes"))
+            return
+        super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line that does not end."""
+        self._refuse_unread(TooLarge(f"head of over {HEAD_BYTES_MAX} bytes"))
+
+    def headerReceived(self, line: bytes) -> bool:
+        """Take a header; lengths are looked at before they become numbers."""
+        name, _, value = line.partition(b":")
+        digits = value.strip(b" \t")
+        if name.lower() == b"content-length" and digits.isdigit() and len(digits) > 18:
+            self._refuse_unread(TooLarge(_body_too_large(self.site.settings)))
+            return False
+        return bool(super().headerReceived(line))
+
+    def rawDataReceived(self, data: bytes) -> None:
+        """Take a part of a body."""
+        if not self._deaf:
+            super().rawDataReceived(data)
+
+    def allHeadersReceived(self) -> None:
+        """Let the request in or refuse it, before its body is read."""
+        request: Request = self.requests[-1]
+        request.begin(self._command, self._path, self._version)
+        self.persistent = self.checkPersistence(request, self._version)
+        if self.site.closing:
+            self.persistent = False
+        try:
+            request.admit(self.length)
+        except KVSError as error:
+            if self.length == 0:
+                request.refuse_later(error)
+            else:
+                self.refuse(request, error)
+            return
+        expected = request.requestHeaders.getRawHeaders(b"Expect") or [b""]
+        if expected[0].lower() == b"100-continue" and self._version == b"HTTP/1.1":
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def allContentReceived(self) -> None:
+        """Let the request be answered."""
+        if not self._deaf:
+            self._enter(Stage.ANSWERING)
+            super().allContentReceived()
+
+    # What goes out.
+
+    def requestDone(self, request: Request) -> None:
+        """Go on with the next request, or close."""
+        if self.stage is Stage.ANSWERING:
+            self._enter(Stage.IDLE)
+        super().requestDone(request)
+
+    def refuse(self, request: Request, error: KVSError) -> None:
+        """Answer a request at once whose body is not read to its end."""
+        self.persistent = False
+        self._input_ends = False
+        request.answer_with(error)
+
+    def _refuse_unread(self, error: KVSError) -> None:
+        # What was sent is no request that could be answered.
+        if self._deaf:
+            return
+        for request in self.requests:
+            request.leave()
+        body = error_body(str(error))
+        reason = http.RESPONSES.get(error.status, b"Refused")
+        headers = [*error_headers(error), ("Connection", "close")]
+        self.transport.writeSequence(
+            [
+                b"HTTP/1.1 %d %b\r\n" % (error.status, reason),
+                *(f"{name}: {value}\r\n".encode() for name, value in headers),
+                b"Content-Length: %d\r\n\r\n" % len(body),
+                body,
+            ]
+        )
+        self.persistent = False
+        self._input_ends = False
+        self.loseConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Twisted calls this for all that is no HTTP; its own answer has no body.
+        self._refuse_unread(BadRequest("the request is not understood as HTTP/1.1"))
+
+    def loseConnection(self) -> None:
+        """Close when what was said is sent; after a refusal, read on for a while."""
+        if self._input_ends or self._deaf:
+            self._enter(Stage.CLOSING)
+            super().loseConnection()
+            return
+        self._enter(Stage.LINGERING)
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.loseWriteConnection()
+
+    # Time.
+
+    def check(self, now: float) -> None:
+        """Give up a connection that is too slow; called every second or so."""
+        age = now - self._since
+        if self.stage is Stage.IDLE:
+            if age >= IDLE_S:
+                self.loseConnection()
+        elif self.stage is Stage.RECEIVING:
+            if age >= REQUEST_S + self._received / BODY_BYTES_PER_S_MIN:
+                self._refuse_unread(RequestTimedOut("the request took too long"))
+        elif self.stage is Stage.LINGERING:
+            if age >= LINGER_S or now - self._heard >= LINGER_IDLE_S:
+                self.loseConnection()
+        elif self.stage is Stage.CLOSING and age >= CLOSE_S:
+            self.transport.abortConnection()
+
+    def close(self) -> None:
+        """Close now, or after the answer of the request that is under way."""
+        if self.stage in (Stage.IDLE, Stage.LINGERING):
+            self._input_ends = True
+            self.loseConnection()
+
+
+def _body_too_large(settings: Settings) -> str:
+    return f"body of over {settings.body_bytes_max} bytes"
+
+
+def _origin_form(uri: bytes) -> bytes:
+    # Clients of proxies name the whole URL, and servers must take that (RFC 9112).
+    if uri[:7].lower() != b"http://":
+        return uri
+    at = uri.find(b"/", 7)
+    return uri[at:] if at >= 0 else b"/"
