@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .cluster import Cluster
-from .core.causality import Name, VersionVector, restrict
+from .core.causality import Name, VersionVector, leq, restrict
 from .core.errors import DiskFull, KVSError, PeerError, PeerUnreachable
 from .core.gossip import Deck
 from .core.messages import (
@@ -75,6 +75,8 @@ class Exchanges:
     def round(self) -> None:
         """Start this beat's exchanges: the next of the deck, and the silent ones."""
         cluster = self._cluster
+        if cluster.removed and self._offered():
+            return
         now = cluster.now()
         targets = []
         drawn = self._deck.draw(cluster.peers, cluster.rng)
@@ -91,6 +93,12 @@ class Exchanges:
                 targets.append(name)
         for name in targets:
             self.start(name)
+
+    def _offered(self) -> bool:
+        """Whether a member has all that this node, which was removed, has (R16)."""
+        cluster = self._cluster
+        mine = cluster.replica.applied.vv
+        return any(leq(mine, cluster.record(peer).vv) for peer in cluster.peers)
 
     def start(self, peer: Name) -> Deferred[bool]:
         """

@@ -258,7 +258,7 @@ class StagePart:
     """Versions of a delta in parts: stored, invisible until their stage is valid."""
 
     stage: int
-    """Above 0, never used twice between two starts."""
+    """Above 0, below 2**49; drawn, so that no two starts use the same."""
     versions: tuple[Version, ...]
 
 

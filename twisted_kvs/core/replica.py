@@ -53,6 +53,7 @@ from .reader import VersionReader
 from .versions import Antichain, Version, WireVector, insert, winner
 from .view import ReplicaCount, View
 
+STAGE_BITS = 48
 COUNTER_PROBE = 2**43 - 1
 """A counter that no write reaches: names the version that tests for room."""
 
@@ -145,7 +146,8 @@ class Replica:
         self._drop_stage: int | None = None
         self._fold_versions = 0
         self._changed = False
-        self._stages = 0
+        # Stages of an earlier start may be valid and unfolded: numbers must differ.
+        self._stages = rng.getrandbits(STAGE_BITS)
         self._load(stored)
         self.durable_commit = 0
 
