@@ -162,7 +162,7 @@ def _module_state(source: Source) -> Iterator[str]:
 
 
 def _values(node: ast.expr) -> Iterator[ast.AST]:
-    # The lists within Callable[[int], str] are no containers, what a lambda makes is new.
+    # No containers: the list within Callable[[int], str], and what a lambda makes.
     yield node
     if isinstance(node, ast.Subscript | ast.Lambda):
         return
