@@ -57,7 +57,7 @@ class _Variable:
     """One thing that an operator can set: by option or, if that is absent, variable."""
 
     option: str
-    """Without dashes in front, with underscores inside."""
+    """Without the two dashes in front."""
     name: str
     """Of the environment variable."""
     doc: str
@@ -65,7 +65,7 @@ class _Variable:
     @property
     def shown(self) -> str:
         """How messages call it."""
-        return f"{self.name} (--{self.option.replace('_', '-')})"
+        return f"{self.name} (--{self.option})"
 
 
 _K = _Variable("replicas", "K", "number of replicas wanted; goes with VIEW")
@@ -82,12 +82,12 @@ _LISTEN = _Variable(
     "else on all addresses]",
 )
 _DATA_DIR = _Variable(
-    "data_dir",
+    "data-dir",
     "KVS_DATA_DIR",
     f"directory of the store; empty: memory only [{DATA_ROOT}/<ip>_<port>]",
 )
 _SECRET_FILE = _Variable(
-    "secret_file",
+    "secret-file",
     "KVS_SECRET_FILE",
     "file with the cluster's secrets, one a line: the first signs, all verify",
 )
@@ -108,6 +108,11 @@ class _Limit(_Variable):
     most: float
 
     @property
+    def field(self) -> str:
+        """Of ``Settings``."""
+        return self.option.replace("-", "_")
+
+    @property
     def whole(self) -> bool:
         """Whether fractions make no sense."""
         return isinstance(self.least, int)
@@ -115,7 +120,8 @@ class _Limit(_Variable):
 
 def _limit(field: str, doc: str, least: float, most: float) -> _Limit:
     default = Settings.__dataclass_fields__[field].default
-    return _Limit(field, f"KVS_{field.upper()}", f"{doc} [{default}]", least, most)
+    option, name = field.replace("_", "-"), f"KVS_{field.upper()}"
+    return _Limit(option, name, f"{doc} [{default}]", least, most)
 
 
 _LIMITS = (
@@ -154,7 +160,7 @@ class Options(usage.Options):
     optFlags = [
         [_SPREAD.option, None, f"{_SPREAD.name}: {_SPREAD.doc}"],
         [
-            "no_spread",
+            "no-spread",
             None,
             f"answer requests where they arrive, whatever {_SPREAD.name}",
         ],
@@ -264,7 +270,7 @@ class Options(usage.Options):
         chosen: dict[str, float] = {}
         for limit in _LIMITS:
             if text := self._text(limit):
-                chosen[limit.option] = _number(
+                chosen[limit.field] = _number(
                     limit, text, limit.least, limit.most, whole=limit.whole
                 )
         settings = Settings()
@@ -283,8 +289,8 @@ class Options(usage.Options):
         return settings
 
     def _spread(self) -> bool:
-        if self["spread"] or self["no_spread"]:
-            if self["spread"] and self["no_spread"]:
+        if self["spread"] or self["no-spread"]:
+            if self["spread"] and self["no-spread"]:
                 raise BadConfiguration("got --spread and --no-spread, want one of them")
             return bool(self["spread"])
         text = self._environ.get(_SPREAD.name, _FALSE[0]).strip().lower()

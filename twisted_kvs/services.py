@@ -1,8 +1,9 @@
 """
 The life of a node's process: what starts and stops in which order, and what beats.
 
-Start: store, port, node, gossip.  Stop: port, gossip, node, connections, store, all
-within ``STOP_S``; so nothing is asked of a part that is not there.
+Start: store, port, node, gossip.  Stop: port, connections (each with its next answer),
+gossip, node, connections to peers, store, all within ``STOP_S``; so nothing is asked of
+a part that is not there.
 
 Invariants: no port opens before the store is open; a node that cannot start ends its
 process with one line; an exception never stops the beat.
@@ -18,6 +19,7 @@ from typing import NoReturn, Protocol
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
@@ -31,9 +33,11 @@ from .core.messages import ReplicaState
 STOP_S = 4.8
 """In all; an operator is promised that a node has ended within 5 s."""
 STOP_PORT_S = 0.2
+STOP_CONNECTIONS_S = 1.4
 STOP_NODE_S = 4.2
 STOP_TRANSPORT_S = 4.4
-assert STOP_PORT_S < STOP_NODE_S < STOP_TRANSPORT_S < STOP_S < 5
+assert STOP_PORT_S + 1.0 < STOP_CONNECTIONS_S, "requests are answered within a second"
+assert STOP_CONNECTIONS_S < STOP_NODE_S < STOP_TRANSPORT_S < STOP_S < 5
 """Moments, counted from the first, at which the next part is stopped regardless."""
 
 
@@ -61,7 +65,7 @@ class StorageLife(Protocol):
 
 
 class Closing(Protocol):
-    """Something that has to be closed at the end."""
+    """Something that has to be closed at the end; closing may be cancelled."""
 
     def close(self) -> Deferred[None]:
         """Close it."""
@@ -218,10 +222,17 @@ class KVSService(MultiService):
         port: IService,
         node: NodeService,
         gossip: GossipService,
+        connections: Closing,
         transport: Closing,
         clock: IReactorTime,
     ) -> None:
-        """Put the parts together; ``clock`` times the stop."""
+        """
+        Put the parts together.
+
+        :param connections: of clients and peers, made through ``port``.
+        :param transport: to peers.
+        :param clock: times the stop.
+        """
         super().__init__()
         self._clock = clock
         for part in (store, port, node, gossip):
@@ -229,9 +240,10 @@ class KVSService(MultiService):
         self._store = store
         self._stops: tuple[tuple[str, Callable[[], object], float], ...] = (
             ("port", port.stopService, STOP_PORT_S),
-            ("gossip", gossip.stopService, STOP_PORT_S),
+            ("connections", connections.close, STOP_CONNECTIONS_S),
+            ("gossip", gossip.stopService, STOP_CONNECTIONS_S),
             ("node", node.stopService, STOP_NODE_S),
-            ("connections", transport.close, STOP_TRANSPORT_S),
+            ("transport", transport.close, STOP_TRANSPORT_S),
             ("store", store.stopService, STOP_S),
         )
 
@@ -274,8 +286,10 @@ class KVSService(MultiService):
             left_s = max(0.0, began + until_s - self._clock.seconds())
             try:
                 await maybeDeferred(stop).addTimeout(left_s, self._clock)
+            # What comes next must be stopped all the same.
+            except DeferredTimeoutError:
+                self._log.warn("{part} did not stop in time, going on", part=name)
             except Exception:
-                # What comes next must be stopped all the same.
                 self._log.failure("cannot stop {part}", part=name)
 
 
