@@ -125,7 +125,7 @@ class Request(server.Request):
     _announced: int | None = None
     _received = 0
 
-    def begin(self, method: bytes, uri: bytes, version: bytes) -> None:
+    def begin(self, method: bytes, uri: bytes, *, version: bytes) -> None:
         """Take over the request line; called at the end of the headers."""
         self.method, self.clientproto = method, version
         self.uri = _origin_form(uri)
@@ -357,7 +357,7 @@ class Channel(http.HTTPChannel):
     def allHeadersReceived(self) -> None:
         """Let the request in or refuse it, before its body is read."""
         request: Request = self.requests[-1]
-        request.begin(self._command, self._path, self._version)
+        request.begin(self._command, self._path, version=self._version)
         self.persistent = self.checkPersistence(request, self._version)
         if self.site.closing:
             self.persistent = False
