@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
+from twisted.web.server import NOT_DONE_YET
 from werkzeug.routing import BaseConverter
 
 from twisted_kvs.core.errors import BadName, BadRequest, KVSError
@@ -75,14 +76,12 @@ class _RawPathResource(KleinResource):
             key = parsing.parse_path(request.path)
             parsing.check_method(request.method, key)
             request.prepath, request.postpath = [], [b"kv-store", key.encode()]
-            # Klein decodes it, and may fail; by which name a client knows this node
-            # means nothing here.
-            request.requestHeaders.setRawHeaders(b"host", [b"node"])
             return super().render(request)
         except Exception:
-            body = write_answer(error_answer(Failure()), request)
-            # Twisted writes a line to the log about each body for HEAD that it drops.
-            return b"" if request.method == b"HEAD" else body
+            # Not returned: Twisted would log each body that it drops for HEAD.
+            request.write(write_answer(error_answer(Failure()), request))
+            request.finish()
+            return NOT_DONE_YET  # type: ignore[return-value]  # just as Klein itself
 
 
 class _RawPathKlein(Klein):
@@ -171,6 +170,8 @@ def _query(request: IRequest) -> bytes:
 
 
 def _fields(request: IRequest) -> parsing.Fields:
+    # Where it was written to last is up to who wrote it.
+    request.content.seek(0)
     return parsing.parse_body(
         request.content.read(),
         content_type=request.getHeader(b"content-type"),
