@@ -10,6 +10,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import IResource
 
 from twisted_kvs.core.causality import Actor, Name
@@ -21,6 +22,7 @@ from twisted_kvs.core.secrets import DEFAULT_SECRET, Secrets
 from twisted_kvs.core.settings import Settings
 from twisted_kvs.operations import Answer
 from twisted_kvs.signing import Signer
+from twisted_kvs.web.client_api import ClientApi
 from twisted_kvs.web.peer_gate import PeerGate
 from twisted_kvs.web.server import make_site
 
@@ -31,8 +33,8 @@ class FakeOperations:
     """
     A node as its edges see it: keeps values in a dict and writes down who called.
 
-    A test may set ``failure``, with which everything fails; ``raises``, which everything
-    raises at once; or ``holds``, so that Deferreds are left for it to fire in ``held``.
+    A test may set ``failure``, with which everything fails; ``raises``, which
+    everything raises at once; or ``holds``, so that it has to fire what is in ``held``.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -198,3 +200,42 @@ class RawClient:
     def hang_up(self) -> None:
         """Drop the connection."""
         self._channel.connectionLost(Failure(ConnectionDone()))
+
+
+class ClientApiTestCase(SynchronousTestCase):
+    """A node, its API, and a connection to it."""
+
+    def setUp(self) -> None:
+        self.node = FakeOperations()
+        self.api = ClientApi(self.node)
+        self.client = RawClient(self.api.resource)
+
+    def ask(
+        self, method: str, path: str, body: str | bytes | None = None, **headers: Any
+    ) -> Received:
+        raw = body.encode() if isinstance(body, str) else body
+        return self.client.ask(method.encode(), path.encode(), raw, **headers)
+
+    def assert_refused(
+        self, status: int, method: str, path: str, *body: Any, **headers: Any
+    ) -> Received:
+        """Demand an error as the contract words it, and that nobody was called."""
+        received = self.ask(method, path, *body, **headers)
+        self.assertEqual(received.status, status, received.body)
+        self.assert_error(received)
+        self.assertEqual(self.node.calls, [])
+        return received
+
+    def assert_error(self, received: Received) -> None:
+        self.assertEqual(set(received.json), {"result", "msg"})
+        self.assertEqual(received.json["result"], "error")
+        self.assertTrue(received.json["msg"])
+        self.assertEqual(received.headers["content-type"], "application/json")
+
+    def sees(self, body: str | bytes | None = None, **headers: Any) -> int:
+        """Read a key; return the counter in the payload that the node was given."""
+        self.node.calls.clear()
+        path = "/kv-store/a" + headers.pop("query", "")
+        self.ask("GET", path, body, **headers)
+        [(_, _, payload)] = self.node.calls
+        return sum(payload.vector.values())
