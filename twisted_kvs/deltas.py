@@ -30,7 +30,7 @@ from .core.messages import (
 )
 from .core.replica import Stage
 from .core.versions import Version
-from .storage.api import START, Cursor, Snapshot
+from .storage.api import START, Cursor, Snapshot, SnapshotLost
 
 
 @dataclass(slots=True)
@@ -109,9 +109,14 @@ class DeltaSender:
             return session.last
         if asked.index != session.index + 1 or session.cursor is None:
             return Refused(400, f"part {asked.index} is not the next")
-        versions, session.cursor = self._list(
-            session.snapshot, session.base, session.cursor
-        )
+        try:
+            versions, session.cursor = self._list(
+                session.snapshot, session.base, session.cursor
+            )
+        except SnapshotLost as error:
+            self._log.warn("gave up a delta to {peer}: {error}", peer=peer, error=error)
+            del self._sessions[asked.session]
+            return Refused(404, str(error))
         session.index += 1
         session.last = PartAnswer(versions=versions, more=session.cursor is not None)
         if session.cursor is None:

@@ -22,6 +22,7 @@ from ..core.settings import Settings
 from ..core.view import View
 from ..node import Node
 from ..operations import Answer
+from ..storage.api import START
 from ..storage.memory import MemoryStorage
 from .network import Network
 
@@ -182,8 +183,11 @@ class SimulatedCluster:
 
     def versions(self, name: Name) -> dict[str, str | None]:
         """Read every key at one node, from its disk: what it would show durably."""
-        disk, shown = self.disks[name], {}
-        for key in sorted(disk.keys()):
+        shown: dict[str, str | None] = {}
+        snapshot = self.disks[name].snapshot()
+        rows, _ = snapshot.missing({}, START, versions_max=10**9, bytes_max=10**12)
+        snapshot.close()
+        for key in sorted({version.key for version in rows}):
             read = self.nodes[name].replica.read(key, EMPTY_PAYLOAD)
             shown[key] = None
             if read.version is not None:
