@@ -1,0 +1,342 @@
+"""
+The writing side of a database: one commit, one transaction.
+
+Invariant: after every transaction the record in ``meta`` is that of the last commit,
+and its check sum and counts are those of the rows.  A transaction that fails leaves
+neither rows nor anything in memory.
+
+Rows of a stage that is dropped are removed a thousand at a time, beside the commits:
+they are invisible, and one transaction for all would hold up every client.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from ..core.causality import VersionVector
+from ..core.errors import DiskFull
+from ..core.messages import Commit, StagePart, ValidateStage
+from ..core.versions import Version
+from .api import STORED_COUNTER_MAX
+from .rows import COUNTER_BITS, HASH_MASK, ActorNumbers, Row, join_hashes
+from .schema import PAGE_BYTES, Record, make_record
+from .tally import Tally
+
+T = TypeVar("T")
+
+SWEEP_ROWS = 1000
+CHECKPOINT_PAGES = 1000
+"""About so many pages are written to the log before it is worked off (8 MB)."""
+_COMMIT_PAGES = 3
+_ROW_BYTES = 100
+_KEYS_OF_LEAF = 200
+_ROW_COLUMNS = 7
+_ROWS_AT_ONCE = (500, 50, 5, 1)
+"""A statement lets go of the interpreter's lock once per row that it is given alone; a
+busy reactor may give it back after 5 ms only.  So many rows share one statement."""
+
+_FULL_CODES = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        # What a quota, a file size limit or a full disk make of a write, or of the room
+        # for the index of the log.
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+    }
+)
+
+_STAGED = "FROM version INDEXED BY version_stage WHERE stage = ? AND stage != 0"
+_STAGED_SLICE = f"{_STAGED} ORDER BY dot LIMIT ?"
+_IN_SLICE = f"WHERE dot IN (SELECT dot {_STAGED_SLICE})"
+_SETTLE_SLICE = f"UPDATE version SET stage = 0 {_IN_SLICE}"  # noqa: S608  # constant
+_DELETE_SLICE = f"DELETE FROM version {_IN_SLICE}"  # noqa: S608  # constant
+_VISIBLE = (
+    "SELECT key, dot, past, stage, hash FROM version INDEXED BY version_key"
+    " WHERE stage IN"
+)
+_INSERT = "INSERT INTO version VALUES "
+_ONE_ROW = "(?, ?, ?, ?, ?, ?, ?)"
+assert _ONE_ROW.count("?") == _ROW_COLUMNS
+
+
+class CommitWriter:
+    """Writes one database; used by one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, record: Record | None) -> None:
+        """
+        Go on from a database's last commit.
+
+        :param connection: the only one that writes; closed by ``close``.
+        """
+        self._connection = connection
+        self._actors = ActorNumbers(connection)
+        self._tally = Tally() if record is None else record.tally()
+        found = self._stages_found()
+        self._garbage = [s for s in found if s not in self._tally.valid]
+        self.first_stage = max(found, default=0)
+        """Stages of this run are numbered from here, past those still there."""
+        self._pages = 0
+        parameters_max = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+        self._chunks = [n for n in _ROWS_AT_ONCE if n * _ROW_COLUMNS <= parameters_max]
+
+    def apply(self, commit: Commit) -> Record:
+        """
+        Make one change durable.
+
+        :returns: the record that is stored with it.
+        :raises DiskFull: if the disk takes no more; nothing is stored.
+        """
+        return self._in_transaction(lambda: self._apply(commit))
+
+    def close(self) -> None:
+        """Close the connection; the last one of a database works off its log."""
+        self._connection.close()
+
+    @property
+    def due(self) -> bool:
+        """Tell whether there is something to ``tend``."""
+        return bool(self._garbage) or self._pages >= CHECKPOINT_PAGES
+
+    def tend(self) -> int:
+        """
+        Do a slice of what is to be done beside commits.
+
+        :returns: bytes of the log that are in use, if it was worked off as far as no
+            snapshot needs it; else 0.
+        :raises DiskFull: if the disk takes no more.
+        """
+        if self._pages < CHECKPOINT_PAGES:
+            self._in_transaction(self._sweep)
+            return 0
+        self._pages = 0
+        with _full_disk_told():
+            checkpoint = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            _, pages, _ = checkpoint.fetchone()
+        return int(pages) * PAGE_BYTES
+
+    # Transactions.
+
+    def _in_transaction(self, change: Callable[[], T]) -> T:
+        before = self._tally
+        self._tally = before.copy()
+        garbage = list(self._garbage)
+        try:
+            with _full_disk_told():
+                self._connection.execute("BEGIN IMMEDIATE")
+                result = change()
+                self._connection.execute("COMMIT")
+        except BaseException:
+            self._tally, self._garbage = before, garbage
+            self._actors.rolled_back()
+            # Some errors have rolled it back already.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        self._actors.committed()
+        return result
+
+    def _apply(self, commit: Commit) -> Record:
+        tally = self._tally
+        if commit.forget_all:
+            self._forget_all()
+        if commit.stage is not None:
+            self._stage(commit.stage)
+        if commit.drop_stage is not None:
+            self._drop(self.first_stage + commit.drop_stage)
+        # Folding comes before validating: a stage must not be seen before its commit is
+        # published, not even as ordinary rows.
+        if commit.fold_versions and tally.valid:
+            self._fold(commit.fold_versions)
+        if commit.insert or commit.remove:
+            self._change(commit)
+        if commit.validate is not None:
+            self._validate(commit.validate)
+        tally.serial += 1
+        self._pages += _COMMIT_PAGES
+        record = make_record(commit.state, tally)
+        self._actors.store_new()
+        self._connection.execute(
+            "INSERT OR REPLACE INTO meta VALUES ('record', ?)",
+            (msgspec.msgpack.encode(record),),
+        )
+        return record
+
+    def _change(self, commit: Commit) -> None:
+        rows = self._pack(commit.insert, 0)
+        dots = [row[0] for row in rows]
+        for gone in commit.remove:
+            dot = self._actors.dot(gone)
+            if dot is not None:
+                dots.append(dot)
+        # What comes replaces what is there of the same dot.
+        self._delete(self._present(dots))
+        self._insert(rows, 0)
+
+    def _stage(self, part: StagePart) -> None:
+        stage = self.first_stage + part.stage
+        rows = self._pack(part.versions, stage)
+        known = set()
+        taken = []
+        for present in self._present([row[0] for row in rows]):
+            dot, where, _ = present
+            if where == stage or self._tally.shows(where):
+                known.add(dot)
+            else:
+                self._tally.rob(where)
+                taken.append(present)
+        self._delete(taken)
+        self._insert([row for row in rows if row[0] not in known], stage)
+
+    def _drop(self, stage: int) -> None:
+        self._tally.drop(stage)
+        self._garbage.append(stage)
+        self._sweep()
+
+    def _validate(self, validate: ValidateStage) -> None:
+        stage = self.first_stage + validate.stage
+        self._delete(self._covered(stage, validate.covered))
+        self._tally.validate(stage)
+
+    def _covered(
+        self, stage: int, covered: VersionVector
+    ) -> list[tuple[int, int, int]]:
+        found = []
+        for above, upto in self._actors.spans(covered, {}):
+            found += self._connection.execute(
+                f"SELECT dot, stage, hash {_STAGED} AND dot > ? AND dot <= ?",
+                (stage, above, upto),
+            ).fetchall()
+        return found
+
+    def _fold(self, count: int) -> None:
+        stage = next(iter(self._tally.valid))
+        chains = defaultdict(list)
+        visible = ", ".join(map(str, (0, *self._tally.valid)))
+        # The keys of a slice with everything visible of them, in one statement.
+        rows = self._connection.execute(
+            f"{_VISIBLE} ({visible}) AND key IN (SELECT key {_STAGED_SLICE})",
+            (stage, count),
+        )
+        for key, dot, past, where, hash_ in rows:
+            chains[key].append((dot, past, where, hash_))
+        gone = [
+            (dot, where, hash_)
+            for chain in chains.values()
+            if len(chain) > 1
+            for dot, _, where, hash_ in self._dominated(chain)
+        ]
+        moved = self._connection.execute(_SETTLE_SLICE, (stage, count)).rowcount
+        self._tally.settle(stage, moved)
+        self._pages += moved * _ROW_BYTES // PAGE_BYTES
+        # Only now: what goes must not be counted as part of the slice.
+        self._delete(self._present([dot for dot, _, _ in gone]))
+
+    def _dominated(
+        self, chain: Sequence[tuple[int, bytes | None, int, int]]
+    ) -> list[tuple[int, bytes | None, int, int]]:
+        pasts = [self._actors.unpack_past(past) for _, past, _, _ in chain]
+        return [
+            row
+            for row in chain
+            if any(
+                past.get(self._actors.name(row[0] >> COUNTER_BITS), 0)
+                >= row[0] & STORED_COUNTER_MAX
+                for past in pasts
+            )
+        ]
+
+    def _forget_all(self) -> None:
+        self._connection.execute("DELETE FROM version")
+        self._tally.forget_all()
+        self._garbage = []
+
+    def _sweep(self) -> None:
+        rows = SWEEP_ROWS
+        while rows and self._garbage:
+            gone = self._connection.execute(
+                _DELETE_SLICE, (self._garbage[0], rows)
+            ).rowcount
+            rows -= gone
+            self._pages += self._scattered(gone)
+            if rows:
+                self._garbage = self._garbage[1:]
+
+    # Rows.
+
+    def _pack(self, versions: Iterable[Version], stage: int) -> list[Row]:
+        packed = (self._actors.pack(version, stage) for version in versions)
+        # Each dot once: the same version may come twice.
+        return list({row[0]: row for row in packed}.values())
+
+    def _present(self, dots: list[int]) -> list[tuple[int, int, int]]:
+        # Dot, stage and hash of those that are there.
+        if not dots:
+            return []
+        return self._connection.execute(
+            "SELECT dot, stage, hash FROM version"
+            " WHERE dot IN (SELECT value FROM json_each(?))",
+            (msgspec.json.encode(dots),),
+        ).fetchall()
+
+    def _delete(self, rows: list[tuple[int, int, int]]) -> None:
+        if not rows:
+            return
+        for _, stage, hash_ in rows:
+            self._tally.leave(stage, hash_ & HASH_MASK)
+        self._pages += 2 * self._scattered(len(rows))
+        self._connection.execute(
+            "DELETE FROM version WHERE dot IN (SELECT value FROM json_each(?))",
+            (msgspec.json.encode([dot for dot, _, _ in rows]),),
+        )
+
+    def _insert(self, rows: list[Row], stage: int) -> None:
+        if not rows:
+            return
+        done = 0
+        for size in self._chunks:
+            statement = _INSERT + ", ".join([_ONE_ROW] * size)
+            while len(rows) - done >= size:
+                chunk = rows[done : done + size]
+                self._connection.execute(
+                    statement, [column for row in chunk for column in row]
+                )
+                done += size
+        self._tally.enter(stage, len(rows), join_hashes(row[6] for row in rows))
+        bytes_ = sum(len(row[1]) + len(row[2]) + _ROW_BYTES for row in rows)
+        self._pages += bytes_ // PAGE_BYTES + self._scattered(len(rows))
+
+    def _scattered(self, rows: int) -> int:
+        # About how many leaves of the key index so many rows of random keys are on.
+        leaves = 1 + self._tally.rows // _KEYS_OF_LEAF
+        return math.ceil(leaves * -math.expm1(-rows / leaves))
+
+    def _stages_found(self) -> list[int]:
+        # One step of the index for each: there may be a million rows of one.
+        found: list[int] = []
+        stage = 0
+        while True:
+            (stage,) = self._connection.execute(
+                "SELECT min(stage) FROM version INDEXED BY version_stage"
+                " WHERE stage != 0 AND stage > ?",
+                (stage,),
+            ).fetchone()
+            if stage is None:
+                return found
+            found.append(stage)
+
+
+@contextmanager
+def _full_disk_told() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode in _FULL_CODES:
+            raise DiskFull(f"the disk takes no more: {error}") from error
+        raise
