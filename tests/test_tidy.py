@@ -321,7 +321,6 @@ class RuleTests(SynchronousTestCase):
             "pair = (1, {})",
             "made = f(x={})",
             "_LOCK = threading.Lock()",
-            "_log = Logger()",
             "NUMBERS = itertools.count()",
             "def f():\n    global seen\n    seen = 1",
             "ALL = []\ndef f():\n    ALL.append(1)",

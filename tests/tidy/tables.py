@@ -75,16 +75,20 @@ NODE = frozenset(
     }
 )
 
-_EDGES = frozenset(
+# How peers are asked: PeerTransport, and what it is made of.
+PEERS = frozenset({"addresses", "conversation", "peers"})
+
+# What tap.py puts together, beside the node.
+_PARTS = frozenset(
     {
         "core",
         "operations",
         "options",
-        "peers",
         "services",
         "signing",
         "storage",
         "web",
+        *PEERS,
     }
 )
 
@@ -94,13 +98,13 @@ LAYERS = {
     "options": {"core"},
     "signing": {"core"},
     "storage": {"core"},
-    "peers": {"core", "operations", "signing"},
+    **{name: {"core", "operations", "signing", *PEERS} for name in PEERS},
     **{name: {"core", "operations", "storage.api", "peers", *NODE} for name in NODE},
     "simulation": {"core", "operations", "storage", *NODE},
     "web": {"core", "operations", "peers", "signing", *NODE},
     "services": {"core", "operations", *NODE},
-    "assembly": {*_EDGES, *NODE},
-    "tap": {"assembly", *_EDGES, *NODE},
+    "assembly": {*_PARTS, *NODE},
+    "tap": {"assembly", *_PARTS, *NODE},
     "client": {"core.causality", "core.errors", "core.names", "core.payload"},
     "status_table": {"client"},
     "demo": {"client", "core.errors", "core.names"},
@@ -121,7 +125,7 @@ EDGES = {
     # Importing Klein installs a reactor.
     "klein": {"web"},
     "werkzeug": {"web"},
-    "treq": {"peers", "client", "cli", "tap"},
+    "treq": {*PEERS, "assembly", "client", "cli", "tap"},
     "click": {"cli"},
     "sqlite3": {"storage"},
     "zstandard": {"core.codec"},
@@ -166,7 +170,6 @@ STATEFUL = frozenset(
         "Deferred",
         "Event",
         "Lock",
-        "Logger",
         "OrderedDict",
         "RLock",
         "Random",
