@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
@@ -114,8 +115,15 @@ _json_option = click.option(
 )
 
 
+def _version() -> str:
+    try:
+        return version("twisted-kvs")
+    except PackageNotFoundError:
+        return "of a checkout that is not installed"
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="twisted-kvs", prog_name="kvs")
+@click.version_option(_version(), prog_name="kvs")
 @click.pass_context
 def main(context: click.Context) -> None:
     """

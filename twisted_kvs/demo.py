@@ -134,18 +134,24 @@ def welcome(nodes: Sequence[NodePlan], pids: Sequence[int | None], k: int) -> st
     return "\n".join(lines)
 
 
-def taken_port(nodes: Iterable[NodePlan]) -> str | None:
+def taken_port(
+    nodes: Iterable[NodePlan], *, is_free: Callable[[int], bool]
+) -> str | None:
     """Tell the first node whose port somebody has; None if all are free."""
-    for node in nodes:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As the node will: a port that was just closed counts as free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, node.port))
-                probe.listen(1)
-            except OSError:
-                return node.name
-    return None
+    return next((node.name for node in nodes if not is_free(node.port)), None)
+
+
+def can_listen(port: int) -> bool:
+    """Tell whether a node could listen on a port of ``HOST`` now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the node will: a port that was just closed counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
 
 
 class Spawn(Protocol):
@@ -329,7 +335,13 @@ def _last_lines(log: Path) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def run_demo(plan: Plan, *, client_of: ClientOf, echo: Echo) -> int:
+def run_demo(
+    plan: Plan,
+    *,
+    client_of: ClientOf,
+    echo: Echo,
+    is_free: Callable[[int], bool] = can_listen,
+) -> int:
     """
     Run the demo until Ctrl-C or until its last node has died.
 
@@ -341,7 +353,7 @@ def run_demo(plan: Plan, *, client_of: ClientOf, echo: Echo) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         nodes = node_plans(plan, directory)
-        if taken := taken_port(nodes):
+        if taken := taken_port(nodes, is_free=is_free):
             raise BadConfiguration(
                 f"somebody listens on {taken}; choose another first port with --port"
             )
