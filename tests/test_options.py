@@ -15,8 +15,9 @@ from twisted_kvs.core.settings import MIB, Settings
 from twisted_kvs.options import (
     Configuration,
     Options,
-    default_endpoint,
+    default_interface,
     directory_name,
+    endpoint,
 )
 
 VIEW = "10.0.0.21:8080,10.0.0.22:8080"
@@ -280,13 +281,14 @@ class Places(SynchronousTestCase):
             "[fe80::1]:80": "tcp6:80:interface=\\:\\:",
             "kvs-1.example:80": "tcp6:80:interface=\\:\\:",
         }
-        for name, endpoint in endpoints.items():
-            self.assertEqual(default_endpoint(Name(name), has_ipv6=True), endpoint)
+        for name, wanted in endpoints.items():
+            interface = default_interface(Name(name), has_ipv6=True)
+            port = int(name.rpartition(":")[2])
+            self.assertEqual(endpoint(interface, port), wanted)
 
     def test_a_name_without_ipv6(self) -> None:
         """A node with a host name also starts where there is no IPv6."""
-        endpoint = default_endpoint(Name("kvs-1:80"), has_ipv6=False)
-        self.assertEqual(endpoint, "tcp:80")
+        self.assertEqual(default_interface(Name("kvs-1:80"), has_ipv6=False), "")
 
     def test_directory_names(self) -> None:
         """Every node has a directory of its own, with a name that is none's trouble."""

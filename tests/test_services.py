@@ -121,7 +121,7 @@ class Parts:
         self.service = KVSService(
             store=store,
             port=self.port,
-            node=NodeService(self.node, store, "the line"),
+            node=NodeService(self.node, store, start_line="the line"),
             gossip=GossipService(
                 self.node.gossip_round,
                 clock=self.clock,
@@ -129,8 +129,8 @@ class Parts:
                 interval_s=0.5,
                 jitter=0.2,
             ),
-            connections=self.connections,
-            transport=self.transport,
+            close_connections=self.connections.close,
+            close_transport=self.transport.close,
             clock=self.clock,
         )
 

@@ -45,7 +45,7 @@ class Configuration:
     first_view: tuple[Name, ...]
     """In the order of VIEW; empty for a node that waits to be added."""
     listen: str | None
-    """A server endpoint; None: ``default_endpoint``."""
+    """A server endpoint; None: on ``default_interface`` and the port of ``me``."""
     directory: str | None
     """Of the store, absolute; None: memory only."""
     secrets: Secrets
@@ -314,7 +314,7 @@ def directory_name(me: Name) -> str:
     return f"{host}_{port}"
 
 
-def default_endpoint(me: Name, *, has_ipv6: bool) -> str:
+def default_interface(me: Name, *, has_ipv6: bool) -> str:
     """
     Say where a node listens if its operator does not.
 
@@ -322,18 +322,20 @@ def default_endpoint(me: Name, *, has_ipv6: bool) -> str:
     taken away while clients on the machine can still ask it.
 
     :param has_ipv6: whether this machine can; a host name is served without, too.
+    :returns: an address; "" for all of IPv4, "::" for all of IPv6 and IPv4.
     """
-    host, port = split_name(me)
+    host, _ = split_name(me)
     version = is_ip(me)
     if is_loopback(me):
-        kind = "tcp6" if version == 6 else "tcp"
-        interface = host if version else "127.0.0.1"
-    elif version == 6 or (version == 0 and has_ipv6):
-        # Takes IPv4 as well.
-        kind, interface = "tcp6", "::"
-    else:
-        return f"tcp:{port}"
-    return f"{kind}:{port}:interface={interface.replace(':', chr(92) + ':')}"
+        return host if version else "127.0.0.1"
+    return "::" if version == 6 or (version == 0 and has_ipv6) else ""
+
+
+def endpoint(interface: str, port: int) -> str:
+    """Write an address and a port as Twisted's server endpoint."""
+    kind = "tcp6" if ":" in interface else "tcp"
+    where = f":interface={interface}".replace(":", r"\:")[1:] if interface else ""
+    return f"{kind}:{port}{where}"
 
 
 def _quoted(text: str) -> str:

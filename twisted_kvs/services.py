@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NoReturn, Protocol
 
@@ -36,7 +36,9 @@ STOP_PORT_S = 0.2
 STOP_CONNECTIONS_S = 1.4
 STOP_NODE_S = 4.2
 STOP_TRANSPORT_S = 4.4
-assert STOP_PORT_S + 1.0 < STOP_CONNECTIONS_S, "requests are answered within a second"
+ANSWER_S = 1.0
+"""In which every request is answered."""
+assert STOP_PORT_S + ANSWER_S < STOP_CONNECTIONS_S
 assert STOP_CONNECTIONS_S < STOP_NODE_S < STOP_TRANSPORT_S < STOP_S < 5
 """Moments, counted from the first, at which the next part is stopped regardless."""
 
@@ -64,11 +66,8 @@ class StorageLife(Protocol):
         """Finish the commit under way and close."""
 
 
-class Closing(Protocol):
-    """Something that has to be closed at the end; closing may be cancelled."""
-
-    def close(self) -> Deferred[None]:
-        """Close it."""
+Close = Callable[[], "Deferred[None]"]
+"""Closes something; what it returns may be cancelled, to wait no more."""
 
 
 class StoreService(Service):
@@ -111,12 +110,20 @@ class NodeService(Service):
 
     _log = Logger()
 
-    def __init__(self, node: NodeLife, store: StoreService, start_line: str) -> None:
+    def __init__(
+        self,
+        node: NodeLife,
+        store: StoreService,
+        *,
+        start_line: str,
+        warnings: Sequence[str] = (),
+    ) -> None:
         """
         Start ``node`` with what ``store`` had.
 
-        :param start_line: told once in the log.
+        :param start_line: told once in the log, and so are the warnings.
         """
+        self._warnings = warnings
         self._node = node
         self._store = store
         self._start_line = start_line
@@ -124,9 +131,10 @@ class NodeService(Service):
     def startService(self) -> None:
         """Start the node."""
         super().startService()
-        stored = self._store.stored
-        self._node.start(stored)
         self._log.info("{line}", line=self._start_line)
+        for warning in self._warnings:
+            self._log.warn("{line}", line=warning)
+        self._node.start(self._store.stored)
 
     def stopService(self) -> Deferred[None]:
         """Stop the node; fires when everything that it acknowledged is done."""
@@ -222,15 +230,15 @@ class KVSService(MultiService):
         port: IService,
         node: NodeService,
         gossip: GossipService,
-        connections: Closing,
-        transport: Closing,
+        close_connections: Close,
+        close_transport: Close,
         clock: IReactorTime,
     ) -> None:
         """
         Put the parts together.
 
-        :param connections: of clients and peers, made through ``port``.
-        :param transport: to peers.
+        :param close_connections: those of clients and peers, made through ``port``.
+        :param close_transport: those to peers.
         :param clock: times the stop.
         """
         super().__init__()
@@ -240,10 +248,10 @@ class KVSService(MultiService):
         self._store = store
         self._stops: tuple[tuple[str, Callable[[], object], float], ...] = (
             ("port", port.stopService, STOP_PORT_S),
-            ("connections", connections.close, STOP_CONNECTIONS_S),
+            ("connections", close_connections, STOP_CONNECTIONS_S),
             ("gossip", gossip.stopService, STOP_CONNECTIONS_S),
             ("node", node.stopService, STOP_NODE_S),
-            ("transport", transport.close, STOP_TRANSPORT_S),
+            ("transport", close_transport, STOP_TRANSPORT_S),
             ("store", store.stopService, STOP_S),
         )
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
-from ..operations import Operations
+from twisted_kvs.operations import Operations
+
 from .client_api import ClientApi
 from .peer_api import PeerApi
 from .peer_gate import PeerGate
@@ -46,4 +47,4 @@ def make_root(
     """
     others = ClientApi(operations).resource
     clients = _Clients(status=StatusApi(status), others=others)
-    return Root(clients=clients, peers=PeerApi(operations, gate).resource)
+    return Root(clients=clients, peers=PeerApi(operations, gate=gate).resource)
