@@ -13,6 +13,7 @@ import socket
 import time
 from contextlib import closing
 from functools import partial
+from typing import cast
 
 from twisted.application import strports
 from twisted.application.service import IService
@@ -67,7 +68,7 @@ def makeService(options: Options) -> IService:
     # and limit an hour longer.  Nothing is scheduled yet.
     vars(reactor)["seconds"] = time.monotonic
     try:
-        return node_service(options.configuration, INodeReactor(reactor))
+        return node_service(options.configuration, cast(INodeReactor, reactor))
     except (KVSError, OSError) as error:
         raise SystemExit(f"kvs: {one_line(error)}") from None
 
@@ -93,9 +94,7 @@ def node_service(configuration: Configuration, reactor: INodeReactor) -> KVSServ
     signer = Signer(me=me, boot_id=boot_id, keys=configuration.secrets.peer_keys)
     codec = Codec()
     gate = PeerGate(signer=signer, codec=codec, clock=reactor)
-    transport = TreqTransport(
-        reactor=reactor, signer=signer, codec=codec, settings=settings
-    )
+    transport = TreqTransport(reactor, signer=signer, codec=codec, settings=settings)
     node = Node(
         me=me,
         settings=settings,
