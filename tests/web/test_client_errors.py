@@ -103,6 +103,19 @@ class ErrorTests(ClientApiTestCase):
             body = json.dumps({"val": 1, "causal_payload": token})
             self.assert_refused(status, "PUT", path, body, content_type=JSON)
 
+    def test_limits_of_payloads_are_settings(self) -> None:
+        """The node's own limits count."""
+        self.node = FakeOperations(
+            Settings(payload_bytes_max=20, payload_header_bytes_max=10)
+        )
+        self.client = RawClient(ClientApi(self.node).resource)
+        for size, status in [(20, 400), (21, 413)]:
+            body = f"causal_payload={'v' * size}"
+            self.assert_refused(status, "GET", "/kv-store/a", body)
+        for size, status in [(10, 400), (11, 413)]:
+            token = "v" * size
+            self.assert_refused(status, "GET", "/kv-store/a", kvs_causal_payload=token)
+
     def test_payloads_never_issued(self) -> None:
         """Garbage, cut and changed payloads are refused, wherever they are."""
         token = self.node.token()

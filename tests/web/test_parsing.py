@@ -244,6 +244,16 @@ class JSONTests(SynchronousTestCase):
         self.assert_refused('{"val":' + "[" * 100_000)
         self.assert_refused('{"x":' + "[" * 101 + "]" * 101 + "}")
 
+    def test_nesting_of_long_texts(self) -> None:
+        """Depth is kept count of over any number of arrays beside each other."""
+        for depth, deeper in [(50, 50), (50, 51)]:
+            beside, inner = "[]," * 100_000, "[" * deeper + "]" * deeper
+            text = "[" * depth + beside + inner + "]" * depth
+            if depth + deeper <= parsing.JSON_DEPTH_MAX:
+                self.assertEqual(len(_json(f'{{"val":{text}}}')), 1)
+            else:
+                self.assert_refused(f'{{"val":{text}}}')
+
     @given(
         st.integers(95, 105),
         st.lists(st.text('[]{}"\\\u20ac a', max_size=8), max_size=20),
