@@ -412,6 +412,7 @@ class RuleTests(SynchronousTestCase):
             "def f(a, b, *, c): pass",
             "def f(a, b, *more): pass",
             "def f(a: int, b: str, c: bytes): pass",
+            "@implementer(IAgent)\nclass C:\n    def f(self, a, b, c, d): pass",
             "class C:\n    def f(self, a: int, b: str, c: bytes): pass",
             "def _f(a, b, c): pass",
             "class C:\n    def f(self, a, b): pass",

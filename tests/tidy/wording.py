@@ -110,6 +110,7 @@ def parameters_past_two_have_keywords(sources: Sequence[Source]) -> list[str]:
         and not decorators(node) & tables.CALLED_BY_NAME
         and not (parent is not None and not is_public(parent.name))
         and not is_override(node.name)
+        and not _is_zope(parent)
         and len(names := by_position(parent, node)) > POSITIONAL_MAX
         and not (len(names) == POSITIONAL_MAX + 1 and _types_differ(names))
     ]
@@ -202,9 +203,7 @@ def _must_document(
     if decorators(method) & {"overload", "setter"}:
         return False
     bases = list(_bases(parent, known))
-    foreign = any(isinstance(base, str) for base in bases) or any(
-        last_name(decorator) == "implementer" for decorator in parent.decorator_list
-    )
+    foreign = any(isinstance(base, str) for base in bases) or _is_zope(parent)
     if foreign and is_override(method.name):
         return False
     return not any(
@@ -214,6 +213,13 @@ def _must_document(
         for base in bases
         if isinstance(base, ast.ClassDef)
         for node in base.body
+    )
+
+
+def _is_zope(parent: ast.ClassDef | None) -> bool:
+    # Twisted's interfaces say how their methods are called.
+    return parent is not None and any(
+        last_name(decorator) == "implementer" for decorator in parent.decorator_list
     )
 
 
