@@ -76,7 +76,7 @@ NODE = frozenset(
 )
 
 # How peers are asked: PeerTransport, and what it is made of.
-PEERS = frozenset({"addresses", "conversation", "peers"})
+PEERS = frozenset({"addresses", "connections", "conversation", "peers"})
 
 # What tap.py puts together, beside the node.
 _PARTS = frozenset(
