@@ -24,7 +24,7 @@ from twisted.internet.task import react
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
 
-from .client import KVSClient, Requests
+from .client import KVSClient, NoNodeReached, Requests
 from .core.errors import KVSError, NotFound
 from .demo import DEMO_NODES, DEMO_PORT, DEMO_REPLICAS, NODES_MAX, Plan, run_demo
 from .status_table import status_table
@@ -86,6 +86,9 @@ def http_client(nodes: Sequence[str], reactor: IReactorTime) -> KVSClient:
 def _one_line_errors() -> Iterator[None]:
     try:
         yield
+    except NoNodeReached as error:
+        hint = "; say where one is with --node or KVS_NODE"
+        raise click.ClickException(str(error) + hint) from None
     except (KVSError, OSError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
 

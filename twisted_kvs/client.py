@@ -20,6 +20,8 @@ import treq
 from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.error import ConnectionRefusedError as RefusedError
+from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
@@ -392,6 +394,8 @@ def _json(fields: dict[str, JSONValue]) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, DeferredTimeoutError):
+    if isinstance(error, DeferredTimeoutError | ConnectTimeoutError):
         return "not within the time"
+    if isinstance(error, RefusedError):
+        return "connection refused"
     return " ".join(str(error).split()) or type(error).__name__

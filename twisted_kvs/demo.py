@@ -247,7 +247,7 @@ class Demo:
         self._client_of = client_of
         self._echo = echo
         self._children: list[Child] = []
-        self._up = self._stopping = False
+        self._up = self._failed = self._stopping = False
 
     async def run(self) -> int:
         """
@@ -316,10 +316,12 @@ class Demo:
         return True
 
     def _ended(self, child: Child, how: str) -> None:
-        if self._stopping:
+        if self._stopping or self._failed:
             return
         self._echo(f"{child.node.name} is gone: {how}.")
         if not self._up:
+            # The others would only say the same.
+            self._failed = True
             self._echo(_last_lines(child.node.log))
         elif any(each.alive for each in self._children):
             self._echo(f"The others go on.  Start it again:\n  {child.node.command}\n")

@@ -184,7 +184,9 @@ class Options(usage.Options):
         """
         try:
             super().parseOptions(options)
-        except (usage.UsageError, KVSError) as error:
+        except usage.UsageError as error:
+            raise SystemExit(f"kvs: {error}, see --help") from None
+        except KVSError as error:
             raise SystemExit(f"kvs: {error}") from None
 
     def parseArgs(self, *arguments: str) -> None:

@@ -1,0 +1,106 @@
+"""What ``twistd kvs`` builds of what it was told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import cast
+
+from twisted.application.service import IService
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from twisted_kvs.core.errors import BadConfiguration, StoreRefused
+from twisted_kvs.options import Configuration, Options
+from twisted_kvs.services import KVSService
+from twisted_kvs.tap import INodeReactor, node_service, wall_us
+
+
+def configured(*argv: str, **environ: str) -> Configuration:
+    """Read a command line and an environment."""
+    options = Options(environ)
+    options.parseOptions(list(argv))
+    return options.configuration
+
+
+class Assembly(SynchronousTestCase):
+    """A whole node on a reactor in memory."""
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+
+    def build(self, *argv: str, **environ: str) -> KVSService:
+        """Build a node, as ``makeService`` does."""
+        configuration = configured(*argv, **environ)
+        return node_service(configuration, cast(INodeReactor, self.reactor))
+
+    def test_a_node_listens_where_it_should(self) -> None:
+        """The port opens when the service starts, and not before."""
+        service = self.build(KVS_DATA_DIR="", KVS_LISTEN="tcp:8080:interface=127.0.0.1")
+        self.assertTrue(IService.providedBy(service))
+        self.assertEqual(self.reactor.tcpServers, [])
+        service.privilegedStartService()
+        port, _, _, interface = self.reactor.tcpServers[0]
+        self.assertEqual((port, interface), (8080, "127.0.0.1"))
+        service.startService()
+        self.successResultOf(service.stopService())
+
+    def test_a_node_gossips(self) -> None:
+        """A node that was started with a view dials the others."""
+        service = self.build(
+            K="1",
+            VIEW="127.0.0.1:8080,127.0.0.1:8081",
+            KVS_DATA_DIR="",
+            KVS_LISTEN="tcp:8080",
+        )
+        service.privilegedStartService()
+        service.startService()
+        self.reactor.advance(0.7)
+        self.assertIn(8081, [port for _, port, *_ in self.reactor.tcpClients])
+        service.stopService()
+        self.reactor.pump([0.1] * 50)
+
+    def test_a_bad_endpoint(self) -> None:
+        """What is no endpoint is refused before anything starts."""
+        for text in ("foo:1", "tcp:abc", "tcp", "tcp:80:nonsense=1", "ssl:443:"):
+            with self.assertRaisesRegex(BadConfiguration, "KVS_LISTEN .--listen.: got"):
+                self.build(KVS_DATA_DIR="", KVS_LISTEN=text)
+
+    def test_a_bad_directory(self) -> None:
+        """A data directory that must not be used is refused before a daemon forks."""
+        path = Path(self.mktemp())
+        path.write_text("a file")
+        with self.assertRaisesRegex(StoreRefused, str(path)):
+            self.build(KVS_DATA_DIR=str(path), KVS_LISTEN="tcp:8080")
+
+    def test_a_good_directory_is_not_touched(self) -> None:
+        """Before the service starts nothing is made and no thread runs."""
+        path = Path(self.mktemp())
+        self.build(KVS_DATA_DIR=str(path), KVS_LISTEN="tcp:8080")
+        self.assertFalse(path.exists())
+
+    def test_wall_clock(self) -> None:
+        """Timestamps are microseconds of the wall clock."""
+        before = time.time()
+        self.assertTrue(before - 1 <= wall_us() / 1e6 <= before + 60)
+
+
+class Loading(SynchronousTestCase):
+    """Reading options must be possible before a reactor is chosen."""
+
+    def test_nothing_heavy(self) -> None:
+        """Loading plugin and options imports neither a reactor nor Klein nor treq."""
+        program = (
+            "import sys\n"
+            "import twisted_kvs.tap\n"
+            "twisted_kvs.tap.Options({}).parseOptions([])\n"
+            "heavy = {'twisted.internet.reactor', 'klein', 'treq'}\n"
+            "sys.exit(' '.join(heavy & set(sys.modules)) or None)\n"
+        )
+        root = Path(__file__).parent.parent
+        outcome = subprocess.run(
+            [sys.executable, "-c", program], cwd=root, capture_output=True, check=False
+        )
+        self.assertEqual((outcome.returncode, outcome.stderr), (0, b""))
