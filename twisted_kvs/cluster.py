@@ -86,8 +86,6 @@ class Cluster:
         self.learned: Callable[[], None] = lambda: None
         """Called when a peer has told how it stands."""
 
-    # ------------------------------------------------------------------ time, names
-
     def now(self) -> float:
         """Monotonic seconds."""
         return float(self.clock.seconds())
@@ -129,8 +127,6 @@ class Cluster:
         for name in [n for n in self.records if not self.view.knows(n)]:
             del self.records[name]
 
-    # ------------------------------------------------------------------ roles
-
     def alive(self) -> frozenset[Name]:
         """Members believed alive, this node among them."""
         return self.liveness.alive(self.now())
@@ -168,8 +164,6 @@ class Cluster:
             and self.record(name).standing is Standing.SERVING
             and not self.skipped(name)
         ]
-
-    # ------------------------------------------------------------------ messages
 
     def digest(self) -> bytes:
         """Hash of what is durable: (VV, view, K)."""

@@ -70,8 +70,6 @@ class Exchanges:
         self.pulling = True
         """False for a demoted replica that has stopped to pull (R15)."""
 
-    # ------------------------------------------------------------------ asking
-
     def round(self) -> None:
         """Start this beat's exchanges: the next of the deck, and the silent ones."""
         cluster = self._cluster
@@ -180,8 +178,6 @@ class Exchanges:
         delta = self._sender.make(peer, vectors.vv, one_part=True)
         return delta, delta is None
 
-    # ------------------------------------------------------------------ answering
-
     def answer_hello(self, request: Hello) -> HelloAnswer:
         """Compare hashes; give vectors only where they differ."""
         header = self._cluster.header()
@@ -237,8 +233,6 @@ class Exchanges:
         """Pull from a peer soon; shares a pull that is under way."""
         if self.pulling and self._receiver.receiving is None:
             self._pulls.pull(peer, connect_s=self._cluster.settings.gossip_connect_s)
-
-    # ------------------------------------------------------------------ common
 
     def _learn(self, peer: Name, vectors: Vectors) -> None:
         cluster = self._cluster

@@ -58,8 +58,6 @@ class Membership:
         self.settle()
         cluster.committer.kick()
 
-    # ------------------------------------------------------------------ roles
-
     def settle(self) -> None:
         """
         Let the role follow who is believed alive; call on every change and beat.
@@ -181,8 +179,6 @@ class Membership:
             cluster.committer.kick()
         return False
 
-    # ------------------------------------------------------------------ the view
-
     def adopt(self, peer: Name, vectors: Vectors) -> None:
         """Take in a peer's view and K, where R16 allows it."""
         self._adopt(View(vectors.view), vectors.replica_count)
@@ -230,8 +226,6 @@ class Membership:
             if name != cluster.me:
                 cluster.liveness.found_dead(name, now)
         self.settle()
-
-    # ------------------------------------------------------------------ update_view
 
     async def update_view(self, kind: str, name: Name) -> tuple[int, int]:
         """

@@ -112,8 +112,6 @@ class Node:
         self.cluster: Cluster
         self.stale_answers = 0
 
-    # ------------------------------------------------------------------ life
-
     def start(self, stored: ReplicaState | None) -> None:
         """
         Begin to work; looks for a node that serves.
@@ -249,8 +247,6 @@ class Node:
         if result.unfolded:
             self.replica.fold(self.settings.fold_versions)
 
-    # ------------------------------------------------------------------ clients
-
     def get(self, key: str, payload: Payload) -> Deferred[Answer]:
         """Read a key: 200 or 404; fails with a ``KVSError`` only."""
         return self._work(self._request(self._parse(Operation.GET, key, b"", payload)))
@@ -382,8 +378,6 @@ class Node:
             headers.append(("KVS-Dot", dot))
         return Answer(status, msgspec.json.encode(fields), tuple(headers))
 
-    # ------------------------------------------------------------------ operators
-
     def node_details(self) -> Answer:
         """Tell whether this node is a replica."""
         replica = "Yes" if self.cluster.is_replica else "No"
@@ -411,8 +405,6 @@ class Node:
     def status(self) -> dict[str, object]:
         """Describe the node for its operator; JSON-able."""
         return describe(self.cluster)
-
-    # ------------------------------------------------------------------ peers
 
     def answer_peer(
         self, sender: Name, boot_id: int, request: PeerRequest
@@ -488,8 +480,6 @@ class Node:
             vector=vector,
             lamport=lamport,
         )
-
-    # ------------------------------------------------------------------ work under way
 
     def _work(self, coroutine: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
         """Run an operation; ``stop`` waits for it."""

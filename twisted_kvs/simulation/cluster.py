@@ -88,9 +88,9 @@ class SimulatedCluster:
         self.after_step: Callable[[], None] = lambda: None
         """Checks that run after every step of time."""
 
-    # ------------------------------------------------------------------ nodes
-
-    def start(self, names: Iterable[Name], *, view: Iterable[Name] | None = None) -> None:
+    def start(
+        self, names: Iterable[Name], *, view: Iterable[Name] | None = None
+    ) -> None:
         """Start nodes with VIEW and K; their disks stay from the last start."""
         started = list(names)
         first = View.start(tuple(started if view is None else view))
@@ -141,8 +141,6 @@ class SimulatedCluster:
         if not keep_disk:
             del self.disks[name]
 
-    # ------------------------------------------------------------------ time
-
     def advance(self, seconds: float) -> None:
         """Let time pass; nodes gossip on their beats."""
         end = self.clock.seconds() + seconds
@@ -174,8 +172,6 @@ class SimulatedCluster:
             result.raiseException()
         assert not isinstance(result, Failure)
         return result
-
-    # ------------------------------------------------------------------ what it shows
 
     def client(self) -> Client:
         """Make a client without history."""
