@@ -214,10 +214,17 @@ class StatusTable(SynchronousTestCase):
         lines = [line.split() for line in status_table(STATUS).splitlines()]
         for wanted in (
             "0 10.0.0.1:80 replica serving itself - -",
-            "1 10.0.0.2:80 dead lagging never - -",
+            "1 10.0.0.2:80 dead - never - -",
             "4 10.0.0.3:80 replica serving 0.3 s ago 1.2 s 7 writes",
         ):
             self.assertIn(wanted.split(), lines)
+
+    def test_a_proxy(self) -> None:
+        """A proxy has no data to catch up with, so it has no standing either."""
+        proxy = {"role": "proxy", "standing": "lagging", "replicas": ["10.0.0.3:80"]}
+        table = status_table(STATUS | proxy)
+        self.assertTrue(table.startswith("10.0.0.1:80  proxy\n"), table)
+        self.assertNotIn("lagging", table)
 
     def test_knowledge(self) -> None:
         """The version vector is there, and which actor is this process."""

@@ -104,9 +104,9 @@ def things_to_try(nodes: Sequence[NodePlan]) -> str:
     return "\n".join(
         (
             f"  p=$(curl -s -X PUT -d val=hello {first}/greeting | tee /dev/stderr"
-            r" | grep -o 'v1\.[A-Za-z0-9._-]*')",
-            f'  curl -X GET -d "causal_payload=$p" {last}/greeting',
-            f"  curl {second}/get_all_replicas",
+            r" | grep -o 'v1\.[A-Za-z0-9._-]*'); echo",
+            f'  curl -s -X GET -d "causal_payload=$p" {last}/greeting; echo',
+            f"  curl -s {second}/get_all_replicas; echo",
         )
     )
 

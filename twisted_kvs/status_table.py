@@ -56,7 +56,9 @@ def status_table(status: dict[str, JSONValue]) -> str:
 
 
 def _about(node: _NodeStatus) -> list[str]:
-    head = f"{node.name}  {node.role}, {node.standing}"
+    # A proxy keeps nobody's writes: it has nothing to catch up with.
+    standing = f", {node.standing}" if node.role == "replica" else ""
+    head = f"{node.name}  {node.role}{standing}"
     lines = [
         head + (", removed from the view" if node.removed else ""),
         f"{len(node.replicas)} of {node.replica_count} replicas wanted: "
@@ -85,13 +87,15 @@ def _members(node: _NodeStatus) -> list[Sequence[str]]:
         role = "replica" if name in node.replicas else "proxy"
         number = str(node.numbers.get(name, "-"))
         if peer is None:
-            rows.append((number, name, role, node.standing, "itself", "-", "-"))
+            standing = node.standing if role == "replica" else "-"
+            rows.append((number, name, role, standing, "itself", "-", "-"))
             continue
         role = role if peer.alive else "dead"
+        standing = peer.standing if role == "replica" else "-"
         heard = "never" if peer.heard_s_ago is None else f"{peer.heard_s_ago:.1f} s ago"
         lag = "-" if peer.lag_s is None else f"{peer.lag_s:.1f} s"
         behind = "-" if peer.writes_behind is None else f"{peer.writes_behind} writes"
-        rows.append((number, name, role, peer.standing, heard, lag, behind))
+        rows.append((number, name, role, standing, heard, lag, behind))
     return rows
 
 
