@@ -13,7 +13,8 @@ from twisted.logger import Logger
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 
-from ..core.errors import KVSError, MethodNotAllowed
+from twisted_kvs.core.errors import KVSError, MethodNotAllowed
+
 from .errors import answer_error
 
 STATUS_PATH = b"/kvs/status"
