@@ -253,6 +253,11 @@ class NamePartsTests(SynchronousTestCase):
         """Every process of every node has an actor that peers accept."""
         self.assertTrue(is_actor(make_actor(name, number)))
 
+    def test_the_longest_name_has_actors(self) -> None:
+        """A node with a name of 253 characters can write."""
+        name = parse_name(".".join(["a" * 63] * 3 + ["a" * 61]) + ":65535")
+        self.assertTrue(is_actor(make_actor(name, 2**64 - 1)))
+
     def test_other_texts_are_no_actors(self) -> None:
         """What has another form was minted by nobody."""
         for text in [
