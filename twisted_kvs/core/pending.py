@@ -40,6 +40,8 @@ class PendingChains:
         self._reader = reader
         self._steps: dict[str, list[tuple[int, Antichain]]] = {}
         self._validations: list[_Validation] = []
+        self._forgotten: int | None = None
+        """The commit under way that drops all that was stored before it."""
 
     def __len__(self) -> int:
         """Count the keys that are not durable in their applied state."""
@@ -50,6 +52,8 @@ class PendingChains:
         steps = self._steps.get(key)
         if steps is not None:
             return steps[-1][1]
+        if self._forgotten is not None:
+            return ()
         chain = self._reader.versions(key)
         for validation in self._validations:
             chain = self._with_staged(validation, key, chain)
@@ -65,6 +69,8 @@ class PendingChains:
         steps = self._steps.get(key)
         if steps is None:
             steps = self._steps[key] = [(0, self._reader.versions(key))]
+            if self._forgotten is not None:
+                steps.append((self._forgotten, ()))
             for validation in self._validations:
                 staged = self._with_staged(validation, key, steps[-1][1])
                 steps.append((validation.commit, staged))
@@ -100,8 +106,15 @@ class PendingChains:
                 steps.append((commit, after))
         self._validations.append(validation)
 
+    def forget_all(self, commit: int) -> None:
+        """Drop all in commit ``commit``; nothing else is under way."""
+        assert not self._steps and not self._validations
+        self._forgotten = commit
+
     def published(self, commit: int) -> None:
         """Commit ``commit`` is durable, and so are all before it."""
+        if self._forgotten is not None and self._forgotten <= commit:
+            self._forgotten = None
         self._validations = [v for v in self._validations if v.commit > commit]
         done = []
         for key, steps in self._steps.items():
@@ -119,6 +132,7 @@ class PendingChains:
         """Drop all that is not durable (a commit failed, R6)."""
         self._steps.clear()
         self._validations.clear()
+        self._forgotten = None
 
     def each_applied(self, visit: Callable[[str, Antichain], None]) -> None:
         """Show every pending key and its applied antichain; for checks."""

@@ -148,6 +148,8 @@ class Replica:
         self._changed = False
         # Stages of an earlier start may be valid and unfolded: numbers must differ.
         self._stages = rng.getrandbits(STAGE_BITS)
+        self._forgotten_stages = 0
+        """Up to here the parts of stages were dropped with all else."""
         self._load(stored)
         self.durable_commit = 0
 
@@ -179,8 +181,6 @@ class Replica:
         self._view = View(stored.view)
         self._replica_count = stored.replica_count
         self._started_with_k = stored.started_with_k
-
-    # ------------------------------------------------------------------ what it is
 
     @property
     def applied(self) -> Frontier:
@@ -226,8 +226,6 @@ class Replica:
             or self._fold_versions
             or self._changed
         )
-
-    # ------------------------------------------------------------------ clients
 
     def read(self, key: str, payload: Payload) -> Read:
         """
@@ -297,8 +295,6 @@ class Replica:
         """Join the payload of a write that this node answers into S (R13)."""
         self.seen = join(self.seen, vector)
 
-    # ------------------------------------------------------------------ what it hears
-
     def hear_lamport(self, lamport: int) -> None:
         """
         Follow the L that a message carries (R18, hole H19).
@@ -355,8 +351,6 @@ class Replica:
         self._know(join(before, delta.claim))
         return self.last_commit
 
-    # ------------------------------------------------------------------ staged deltas
-
     def begin_stage(self, delta: Delta) -> Stage:
         """
         Begin to receive a delta in parts; nothing of it is visible until finished.
@@ -388,10 +382,11 @@ class Replica:
 
         All parts must be durable.
 
-        :returns: the commit that does it; None if the base is not covered any more,
-            then the stage is dropped.
+        :returns: the commit that does it; None if the base is not covered any more, or
+            all was forgotten meanwhile: then the stage is dropped.
         """
-        if not self._holds_all or not leq(stage.base, self._vv):
+        void = not self._holds_all or stage.number <= self._forgotten_stages
+        if void or not leq(stage.base, self._vv):
             self.drop_stage(stage)
             return None
         if self._dirty:
@@ -413,8 +408,6 @@ class Replica:
         """Ask for a slice of folding with the next commit."""
         self._fold_versions = versions
 
-    # ------------------------------------------------------------------ what it gives
-
     def delta_base(self, asker: VersionVector, state: ReplicaState) -> VersionVector:
         """
         Tell the base of a delta for ``asker``: for a proxy, its own actors only (R13).
@@ -422,8 +415,6 @@ class Replica:
         :param state: the state record of the snapshot that the delta is made from.
         """
         return asker if state.holds_all else restrict(asker, sorted(state.vv))
-
-    # ------------------------------------------------------------------ identity, view
 
     def identity_clash(self, vv: VersionVector) -> bool:
         """Tell whether a peer knows dots of our own actor that we never minted (R1)."""
@@ -468,9 +459,9 @@ class Replica:
         self._vv = EMPTY
         self._holds_all = False
         self.take_incarnation(rng)
+        self._pending.forget_all(self._collecting)
+        self._forgotten_stages = self._stages
         return self._seal(forget_all=True)
-
-    # ------------------------------------------------------------------ commits
 
     def take_commit(self) -> Commit | None:
         """Take the next change to be stored; None if there is none."""
