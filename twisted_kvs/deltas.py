@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .cluster import Cluster
-from .core.causality import Name, VersionVector, leq
+from .core.causality import Name, VersionVector, leq, restrict
 from .core.errors import BadPeerMessage, DiskFull, KVSError, PeerError
 from .core.messages import (
     Delta,
@@ -74,7 +74,9 @@ class DeltaSender:
         cluster, replica = self._cluster, self._cluster.replica
         durable = replica.durable
         if leq(durable.vv, asker):
-            base = asker if replica.holds_all else {}
+            # A proxy's delta needs a base even if it is empty: it claims what the asker
+            # had when it asked and may have lost since (hole H5).
+            base = asker if replica.holds_all else restrict(asker, sorted(durable.vv))
             return self._delta(base, durable.vv, durable.lamport)
         self.forget_idle()
         held = False
@@ -213,17 +215,19 @@ class DeltaReceiver:
         self.receiving, self.received = peer, 0
         stage = cluster.replica.begin_stage(delta)
         self._log.info("receiving a delta in parts from {peer}", peer=peer)
-        finished = False
+        ended = False
         try:
             await self._fetch(peer, delta, stage)
-            finished = True
             commit = cluster.replica.finish_stage(stage)
             if commit is None:
+                ended = True
                 return False
             await cluster.committer.durable(commit)
+            ended = True
         finally:
             self.receiving = None
-            if not finished:
+            if not ended:
+                # Also where the commit that would have made it valid found no room.
                 cluster.replica.drop_stage(stage)
             cluster.committer.kick()
         self._log.info(

@@ -344,6 +344,8 @@ class Node:
             await committer.durable(written.commit)
         except DiskFull as error:
             raise StorageFull(str(error)) from None
+        # Not before: S outlives a failed commit, and must not name what that took back.
+        self.replica.answered(written.payload.vector)
         if not cluster.alone:
             await self.pushes.acknowledged(written.version.dot)
         token = self.payloads.encode(written.payload)

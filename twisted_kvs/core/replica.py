@@ -283,7 +283,6 @@ class Replica:
         self._minted.append(version)
         self._vv = including(self._vv, dot)
         self._clock = including(past, dot)
-        self.answered(payload.vector)
         return Written(
             version=version,
             created=not chain,
@@ -292,7 +291,11 @@ class Replica:
         )
 
     def answered(self, vector: VersionVector) -> None:
-        """Join the payload of a write that this node answers into S (R13)."""
+        """
+        Join the payload of a write that this node answers into S (R13).
+
+        Of its own writes only when they are durable: S outlives a failed commit.
+        """
         self.seen = join(self.seen, vector)
 
     def hear_lamport(self, lamport: int) -> None:
@@ -506,6 +509,8 @@ class Replica:
         """
         self._stages += 1
         version = Version(self.actor, COUNTER_PROBE, "space", bytes(value_bytes), 0, {})
+        if self._stage_part is not None:
+            self._seal()
         self._stage_part = StagePart(self._stages, (version,))
         self._seal()
         self._drop_stage = self._stages
