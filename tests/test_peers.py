@@ -433,8 +433,9 @@ class BadPeerTests(PeerCase):
             lambda good: b"HTTP/1.1 204 No Content\r\n\r\n",
         ):
             self.failureResultOf(self.answered(change), BadPeerMessage)
-            self.net.flush()
             self.assertTrue(self.made[0].lost)
+            # Nor is it kept to be used again.
+            self.assertEqual(self.net.getDelayedCalls(), [])
 
     def test_answer_without_a_length_is_good_if_whole(self) -> None:
         """What was signed says how long it is; HTTP need not."""

@@ -90,6 +90,12 @@ class PeerPool(HTTPConnectionPool):
         connection: Deferred[Any] = super().getConnection(key, endpoint)
         return connection.addCallback(user.use)
 
+    def _putConnection(self, key: Hashable, connection: Any) -> None:
+        # Twisted calls this at the end of every answer, also of one that has just been
+        # found wanting, further down in the stack.
+        if connection.usable:
+            super()._putConnection(key, connection)
+
 
 @implementer(IAgent)
 class _PeerAgent:
@@ -227,6 +233,7 @@ class WatchedFactory(Factory):
         protocol: Any = self._factory.buildProtocol(addr)
         receive, lose = protocol.dataReceived, protocol.connectionLost
         protocol.user = None
+        protocol.usable = True
 
         def data_received(data: bytes) -> None:
             user: User | None = protocol.user

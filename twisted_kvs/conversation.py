@@ -335,6 +335,7 @@ class Conversation:
         if connection is not None:
             connection.user = None
             if failed or not self._upload.sent:
+                connection.usable = False
                 connection.transport.abortConnection()
         if not isinstance(result, Failure):
             return result

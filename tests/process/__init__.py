@@ -1,0 +1,1 @@
+"""Tests with real processes, ports and time: few, and a step of their own."""
