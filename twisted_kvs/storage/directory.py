@@ -129,21 +129,19 @@ class StoreDirectory:
             except OSError as error:
                 raise self._refused(error) from error
 
-    def check(self) -> Identity | None:
+    def hold(self) -> Identity | None:
         """
-        Tell whether ``acquire`` would succeed, and change nothing.
+        Take the directory as it is, without making anything; ``release`` it afterwards.
 
         :returns: as ``inspect``.
         :raises StoreRefused: as ``acquire``.
         """
         identity = self.inspect()
-        if self._lock_path.exists():
-            try:
+        try:
+            if self._lock_path.exists():
                 self._take_lock()
-            except OSError as error:
-                raise self._refused(error) from error
-            finally:
-                self.release()
+        except OSError as error:
+            raise self._refused(error) from error
         return identity
 
     def release(self) -> None:

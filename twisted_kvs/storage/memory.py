@@ -129,8 +129,13 @@ class MemoryStorage(Storage):
         self._waiting = None
         if self._failures:
             done.errback(self._failures.pop(0))
-        else:
+            return True
+        try:
             self._apply(commit)
+        except Exception:
+            # As with a broken disk: nobody may go on with this store.
+            done.errback()
+        else:
             done.callback(self._tally.result)
         return True
 
@@ -215,11 +220,18 @@ class MemoryStorage(Storage):
             self._drop(self._first_stage + commit.drop_stage)
         if commit.fold_versions and tally.valid:
             self._fold(next(iter(tally.valid)), commit.fold_versions)
-        for dot in commit.remove:
-            self._remove(dot)
+        hidden: dict[str, None] = {}
+        for dot in (*commit.remove, *(version.dot for version in commit.insert)):
+            row = self._row(dot)
+            if row is not None:
+                # What it dominates is hidden, and nobody would fold the key any more.
+                if row.stage:
+                    hidden[row.version.key] = None
+                self._remove(dot)
         for version in commit.insert:
-            self._remove(version.dot)
             self._add(version, 0)
+        for key in hidden:
+            self._drop_dominated(key)
         if commit.validate is not None:
             self._validate(commit.validate)
         self._state = commit.state
@@ -255,11 +267,14 @@ class MemoryStorage(Storage):
             row.stage, row.since = 0, self._valid_since[stage]
         self._tally.settle(stage, len(moved))
         for key in {row.version.key: None for row in moved}:
-            visible = [r for r in self._keys[key] if self._tally.shows(r.stage)]
-            kept = {version.dot for version in maximal(r.version for r in visible)}
-            for row in visible:
-                if row.version.dot not in kept:
-                    self._remove(row.version.dot)
+            self._drop_dominated(key)
+
+    def _drop_dominated(self, key: str) -> None:
+        visible = [r for r in self._keys.get(key, ()) if self._tally.shows(r.stage)]
+        kept = {version.dot for version in maximal(r.version for r in visible)}
+        for row in visible:
+            if row.version.dot not in kept:
+                self._remove(row.version.dot)
 
     def _forget_all(self) -> None:
         # Open snapshots keep the old ones.

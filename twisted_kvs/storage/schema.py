@@ -149,13 +149,18 @@ def look_over(path: Path, store_id: str) -> Record | None:
     """
     Check a database without changing it, before it is opened for use.
 
+    With a log beside it SQLite makes its index of that log; nothing else is written.
+
     :returns: the record of its last commit; None if there was none.
     :raises StoreRefused: if it is damaged, of a newer format or not this store's.
     """
     try:
         whole = _read_through(path)
+        log = path.with_name(path.name + "-wal")
+        # Without a log nothing is to be shared with other connections: no file is made.
+        alone = "" if log.exists() and log.stat().st_size else "&immutable=1"
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+            f"{path.absolute().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None
         )
         try:
             return _look_over(connection, path, store_id=store_id, whole=whole)

@@ -60,9 +60,12 @@ def check_directory(
     :raises StoreRefused: with one line that names the file.
     """
     store = StoreDirectory(Path(directory), name=name, fingerprints=fingerprints)
-    identity = store.check()
-    if identity is not None:
-        look_over(store.database, identity.store)
+    try:
+        identity = store.hold()
+        if identity is not None:
+            look_over(store.database, identity.store)
+    finally:
+        store.release()
 
 
 class SqliteStorage(Storage):

@@ -16,11 +16,11 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from ..core.causality import VersionVector
+from ..core.causality import VersionVector, covers
 from ..core.errors import DiskFull
 from ..core.messages import Commit, StagePart, ValidateStage
 from ..core.versions import Version
@@ -30,6 +30,8 @@ from .schema import PAGE_BYTES, Record, make_record
 from .tally import Tally
 
 T = TypeVar("T")
+_Present: TypeAlias = tuple[int, int, int, str]
+"""Dot, stage, hash and key of a row that is there."""
 
 SWEEP_ROWS = 1000
 CHECKPOINT_PAGES = 1000
@@ -53,12 +55,14 @@ _FULL_CODES = frozenset(
 )
 
 _STAGED = "FROM version INDEXED BY version_stage WHERE stage = ? AND stage != 0"
-_STAGED_SLICE = f"{_STAGED} ORDER BY dot LIMIT ?"
-_IN_SLICE = f"WHERE dot IN (SELECT dot {_STAGED_SLICE})"
-_SETTLE_SLICE = f"UPDATE version SET stage = 0 {_IN_SLICE}"  # noqa: S608  # constant
-_DELETE_SLICE = f"DELETE FROM version {_IN_SLICE}"  # noqa: S608  # constant
-_VISIBLE = (
-    "SELECT key, dot, past, stage, hash FROM version INDEXED BY version_key"
+_SLICE = f"SELECT dot {_STAGED} ORDER BY dot LIMIT ?"
+_DELETE_SLICE = f"DELETE FROM version WHERE dot IN ({_SLICE})"  # noqa: S608  # constant
+_SETTLE = (
+    "UPDATE version INDEXED BY version_stage SET stage = 0"
+    " WHERE stage = ? AND stage != 0 AND dot <= ?"
+)
+_OF_STAGES = (
+    "SELECT dot, stage, hash, key, past FROM version INDEXED BY version_key"
     " WHERE stage IN"
 )
 _INSERT = "INSERT INTO version VALUES "
@@ -171,13 +175,18 @@ class CommitWriter:
     def _change(self, commit: Commit) -> None:
         rows = self._pack(commit.insert, 0)
         dots = [row[0] for row in rows]
-        for gone in commit.remove:
-            dot = self._actors.dot(gone)
+        for removed in commit.remove:
+            dot = self._actors.dot(removed)
             if dot is not None:
                 dots.append(dot)
         # What comes replaces what is there of the same dot.
-        self._delete(self._present(dots))
+        gone = self._present(dots)
+        self._delete(gone)
         self._insert(rows, 0)
+        # What a row of a valid stage dominates is hidden, and goes when the key is
+        # folded.  Without that row nobody would fold the key any more.
+        for key in {row[3]: None for row in gone if row[1]}:
+            self._drop_dominated(f"{self._visible()} AND key = ?", (key,))
 
     def _stage(self, part: StagePart) -> None:
         stage = self.first_stage + part.stage
@@ -185,7 +194,7 @@ class CommitWriter:
         known = set()
         taken = []
         for present in self._present([row[0] for row in rows]):
-            dot, where, _ = present
+            dot, where, _, _ = present
             if where == stage or self._tally.shows(where):
                 known.add(dot)
             else:
@@ -204,53 +213,49 @@ class CommitWriter:
         self._delete(self._covered(stage, validate.covered))
         self._tally.validate(stage)
 
-    def _covered(
-        self, stage: int, covered: VersionVector
-    ) -> list[tuple[int, int, int]]:
+    def _covered(self, stage: int, covered: VersionVector) -> list[_Present]:
         found = []
         for above, upto in self._actors.spans(covered, {}):
             found += self._connection.execute(
-                f"SELECT dot, stage, hash {_STAGED} AND dot > ? AND dot <= ?",
+                f"SELECT dot, stage, hash, key {_STAGED} AND dot > ? AND dot <= ?",
                 (stage, above, upto),
             ).fetchall()
         return found
 
     def _fold(self, count: int) -> None:
         stage = next(iter(self._tally.valid))
-        chains = defaultdict(list)
-        visible = ", ".join(map(str, (0, *self._tally.valid)))
-        # The keys of a slice with everything visible of them, in one statement.
-        rows = self._connection.execute(
-            f"{_VISIBLE} ({visible}) AND key IN (SELECT key {_STAGED_SLICE})",
-            (stage, count),
+        slice_ = self._connection.execute(_SLICE, (stage, count)).fetchall()
+        last = slice_[-1][0]
+        # The keys of the slice with everything visible of them, in one statement.
+        self._drop_dominated(
+            f"{self._visible()} AND key IN (SELECT key {_STAGED} AND dot <= ?)",
+            (stage, last),
         )
-        for key, dot, past, where, hash_ in rows:
-            chains[key].append((dot, past, where, hash_))
-        gone = [
-            (dot, where, hash_)
-            for chain in chains.values()
-            if len(chain) > 1
-            for dot, _, where, hash_ in self._dominated(chain)
-        ]
-        moved = self._connection.execute(_SETTLE_SLICE, (stage, count)).rowcount
-        self._tally.settle(stage, moved)
+        moved = self._connection.execute(_SETTLE, (stage, last)).rowcount
         self._pages += moved * _ROW_BYTES // PAGE_BYTES
-        # Only now: what goes must not be counted as part of the slice.
-        self._delete(self._present([dot for dot, _, _ in gone]))
+        if moved:
+            self._tally.settle(stage, moved)
 
-    def _dominated(
-        self, chain: Sequence[tuple[int, bytes | None, int, int]]
-    ) -> list[tuple[int, bytes | None, int, int]]:
-        pasts = [self._actors.unpack_past(past) for _, past, _, _ in chain]
-        return [
-            row
-            for row in chain
-            if any(
-                past.get(self._actors.name(row[0] >> COUNTER_BITS), 0)
-                >= row[0] & STORED_COUNTER_MAX
-                for past in pasts
-            )
-        ]
+    def _visible(self) -> str:
+        stages = ", ".join(map(str, (0, *self._tally.valid)))
+        return f"{_OF_STAGES} ({stages})"
+
+    def _drop_dominated(self, select: str, parameters: tuple[object, ...]) -> None:
+        chains = defaultdict(list)
+        for dot, stage, hash_, key, past in self._connection.execute(
+            select, parameters
+        ):
+            chains[key].append(((dot, stage, hash_, key), past))
+        for chain in chains.values():
+            if len(chain) > 1:
+                pasts = [self._actors.unpack_past(past) for _, past in chain]
+                self._delete(
+                    [row for row, _ in chain if self._is_covered(row[0], pasts)]
+                )
+
+    def _is_covered(self, dot: int, vectors: Sequence[VersionVector]) -> bool:
+        named = self._actors.name(dot >> COUNTER_BITS), dot & STORED_COUNTER_MAX
+        return any(covers(vector, named) for vector in vectors)
 
     def _forget_all(self) -> None:
         self._connection.execute("DELETE FROM version")
@@ -275,25 +280,24 @@ class CommitWriter:
         # Each dot once: the same version may come twice.
         return list({row[0]: row for row in packed}.values())
 
-    def _present(self, dots: list[int]) -> list[tuple[int, int, int]]:
-        # Dot, stage and hash of those that are there.
+    def _present(self, dots: list[int]) -> list[_Present]:
         if not dots:
             return []
         return self._connection.execute(
-            "SELECT dot, stage, hash FROM version"
+            "SELECT dot, stage, hash, key FROM version"
             " WHERE dot IN (SELECT value FROM json_each(?))",
             (msgspec.json.encode(dots),),
         ).fetchall()
 
-    def _delete(self, rows: list[tuple[int, int, int]]) -> None:
+    def _delete(self, rows: list[_Present]) -> None:
         if not rows:
             return
-        for _, stage, hash_ in rows:
+        for _, stage, hash_, _ in rows:
             self._tally.leave(stage, hash_ & HASH_MASK)
         self._pages += 2 * self._scattered(len(rows))
         self._connection.execute(
             "DELETE FROM version WHERE dot IN (SELECT value FROM json_each(?))",
-            (msgspec.json.encode([dot for dot, _, _ in rows]),),
+            (msgspec.json.encode([row[0] for row in rows]),),
         )
 
     def _insert(self, rows: list[Row], stage: int) -> None:
