@@ -146,8 +146,10 @@ class ThreadLookupTests(SynchronousTestCase):
         arrived = threading.Semaphore(0)
 
         class Threads:
-            def callFromThread(self, function: object, *args: object) -> None:
-                told.append(lambda: function(*args))  # type: ignore[operator]
+            def callFromThread(
+                self, function: Callable[..., None], *args: object
+            ) -> None:
+                told.append(lambda: function(*args))
                 arrived.release()
 
         look_up = thread_lookup(Threads())  # type: ignore[arg-type]  # one method of it

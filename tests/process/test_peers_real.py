@@ -108,7 +108,8 @@ class RealCase(TestCase):
     async def raw(self) -> Raw:
         """Connect a client of raw bytes."""
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.port.getHost().port)
-        return await connectProtocol(endpoint, Raw())  # type: ignore[no-any-return]
+        client: Raw = await connectProtocol(endpoint, Raw())
+        return client
 
 
 class PeerTests(RealCase):
@@ -126,9 +127,11 @@ class PeerTests(RealCase):
 
     async def test_many_questions_at_once_are_answered(self) -> None:
         """Questions beside each other do not get mixed up."""
-        self.node.answer = lambda request: succeed(
-            PartAnswer(versions=[version(request.index)], more=False)  # type: ignore[union-attr]
-        )
+
+        def answer(request: Any) -> Deferred[Any]:
+            return succeed(PartAnswer(versions=[version(request.index)], more=False))
+
+        self.node.answer = answer
         asked = [
             self.transport.ask(
                 self.name,
@@ -205,11 +208,12 @@ class ClientTests(RealCase):
     async def test_answer_comes_in_one_piece(self) -> None:
         """Status, headers and body leave in one segment."""
         client = await self.raw()
-        client.transport.write(b"GET / HTTP/1.1\r\n\r\n")  # type: ignore[union-attr]
+        transport: Any = client.transport
+        transport.write(b"GET / HTTP/1.1\r\n\r\n")
         await client.first
         self.assertEqual(len(client.pieces), 1)
         self.assertTrue(client.pieces[0].endswith(b'{"hello": "world"}'))
-        client.transport.loseConnection()  # type: ignore[union-attr]
+        transport.loseConnection()
         await client.ended
 
     async def test_refused_upload_gets_its_answer(self) -> None:
