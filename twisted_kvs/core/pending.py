@@ -96,7 +96,7 @@ class PendingChains:
             [v.dot for v in before if v.dot not in new],
         )
 
-    def validate(self, stage: int, covered: VersionVector, commit: int) -> None:
+    def validate(self, stage: int, covered: VersionVector, *, commit: int) -> None:
         """Apply a stage as valid, in commit ``commit``; its parts are durable."""
         validation = _Validation(commit, stage, covered)
         for key, steps in self._steps.items():

@@ -396,7 +396,7 @@ class Replica:
             self._seal()
         covered = self._vv
         self.hear_lamport(stage.lamport)
-        self._pending.validate(stage.number, covered, self._collecting)
+        self._pending.validate(stage.number, covered, commit=self._collecting)
         self._clock = join(self._clock, stage.upto)
         self._know(join(covered, stage.claim))
         return self._seal(ValidateStage(stage.number, _as_dict(covered)))
