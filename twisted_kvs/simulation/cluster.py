@@ -1,5 +1,5 @@
 """
-Real nodes, in-memory storage, one virtual clock, one network: a cluster in a process.
+Real nodes, simulated disks, one virtual clock, one network: a cluster in a process.
 
 One seed decides everything.  Time moves only in ``advance`` and ``run``.
 """
@@ -19,11 +19,12 @@ from ..core.causality import Name
 from ..core.payload import EMPTY_PAYLOAD, PayloadCodec
 from ..core.secrets import DEFAULT_SECRET, Secrets
 from ..core.settings import Settings
+from ..core.versions import Version
 from ..core.view import View
 from ..node import Node
 from ..operations import Answer
 from ..storage.api import START
-from ..storage.memory import MemoryStorage
+from .disk import SimulatedDisk
 from .network import Network
 
 _T = TypeVar("_T")
@@ -70,11 +71,19 @@ class Client:
 class SimulatedCluster:
     """Nodes by name; killed and restarted, cut off and healed."""
 
-    def __init__(self, seed: int, *, k: int = 3, settings: Settings | None = None):
+    def __init__(
+        self,
+        seed: int,
+        *,
+        k: int = 3,
+        settings: Settings | None = None,
+        disk_s: tuple[float, float] = (0.0002, 0.003),
+    ) -> None:
         """
         Make an empty cluster.
 
-        :param seed: decides every draw of the network and of the nodes.
+        :param seed: decides every draw of the network, the disks and the nodes.
+        :param disk_s: least and greatest time that a commit takes.
         """
         self.rng = random.Random(seed)
         self.clock = Clock()
@@ -82,11 +91,15 @@ class SimulatedCluster:
         self.settings = settings or Settings()
         self.k = k
         self.nodes: dict[Name, Node] = {}
-        self.disks: dict[Name, MemoryStorage] = {}
+        self.disks: dict[Name, SimulatedDisk] = {}
+        self.disk_s = disk_s
         self.skew_us: dict[Name, int] = {}
         self._beats: dict[Name, float] = {}
+        self._deaths: list[str] = []
         self.after_step: Callable[[], None] = lambda: None
         """Checks that run after every step of time."""
+        self.minted: Callable[[Version], None] = lambda version: None
+        """Told of every write before anybody else can know of it."""
 
     def start(
         self, names: Iterable[Name], *, view: Iterable[Name] | None = None
@@ -103,10 +116,17 @@ class SimulatedCluster:
 
     def _start(self, name: Name, view: View, k: int | None) -> None:
         boot_id = self.rng.getrandbits(64)
-        storage = self.disks.setdefault(name, MemoryStorage())
+        storage = self.disks.get(name)
+        if storage is None:
+            storage = self.disks[name] = SimulatedDisk(
+                self.clock,
+                self.rng,
+                delay_s=self.disk_s,
+                minted=lambda version: self.minted(version),
+            )
 
         def fatal(failure: Failure) -> None:
-            raise Died(f"{name}: {failure.getTraceback()}")
+            self._deaths.append(f"{name}: {failure.getTraceback()}")
 
         node = Node(
             me=name,
@@ -133,26 +153,46 @@ class SimulatedCluster:
         return EPOCH_US + now + self.skew_us.get(name, 0)
 
     def kill(self, name: Name, *, keep_disk: bool = True) -> None:
-        """Kill -9: nothing more leaves the node; durable data stays if wanted."""
+        """
+        Kill -9: nothing more leaves the node; durable data stays if wanted.
+
+        The commit under way is durable or not, which is drawn; nobody hears of it.
+        """
         self.network.silence(name)
         node = self.nodes.pop(name)
         self._beats.pop(name)
         node.halt()
         if not keep_disk:
             del self.disks[name]
+            return
+        if self.rng.random() < 0.5:
+            self.disks[name].flush()
+        self.disks[name].crash()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; nodes gossip on their beats."""
+        """
+        Let time pass; nodes gossip on their beats.
+
+        :raises Died: if a node ended its process.
+        """
         end = self.clock.seconds() + seconds
         while self.clock.seconds() < end - STEP_S / 2:
-            self.clock.advance(STEP_S)
+            self.clock.advance(self._step_s(end))
             now = self.clock.seconds()
             for name in sorted(self._beats):
                 if name in self._beats and self._beats[name] <= now:
                     jitter = self.rng.uniform(0.8, 1.2)
                     self._beats[name] = now + self.settings.gossip_interval_s * jitter
                     self.nodes[name].gossip_round()
+            if self._deaths:
+                raise Died(self._deaths[0])
             self.after_step()
+
+    def _step_s(self, end: float) -> float:
+        """Tell how long to the next event, at least a step; nothing happens between."""
+        times = [call.getTime() for call in self.clock.getDelayedCalls()]
+        coming = min([end, *times, *self._beats.values()])
+        return max(STEP_S, coming - self.clock.seconds())
 
     def wait(self, waiting: Deferred[_T], *, limit_s: float = 1.0) -> _T:
         """

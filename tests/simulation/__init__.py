@@ -1,0 +1,1 @@
+"""Whole histories: replicas and nodes under every fault that the network can have."""

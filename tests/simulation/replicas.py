@@ -1,0 +1,507 @@
+"""
+Replicas without nodes: an adversary delivers, loses, repeats, commits and crashes.
+
+Real replicas with their committer, storage, and both ends of deltas; no time, no
+gossip and no roles: whatever those would ever do is a special case of what is drawn
+here.  A history is a list of small tuples, so that Hypothesis shrinks it well; all
+numbers in it are taken modulo what exists.  Every step ends with the invariants.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from tests.core.invariants import Invariants, minted
+from tests.model import Oracle, joined
+from twisted_kvs.cluster import Cluster
+from twisted_kvs.committer import Committer
+from twisted_kvs.core.causality import Dot, Name, VersionVector, leq
+from twisted_kvs.core.errors import DiskFull, KVSError, PeerTimedOut
+from twisted_kvs.core.messages import (
+    Delta,
+    NextPart,
+    PeerAnswer,
+    PeerRequest,
+    Push,
+    Refused,
+)
+from twisted_kvs.core.names import parse_name
+from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
+from twisted_kvs.core.replica import Replica, Written
+from twisted_kvs.core.settings import Settings
+from twisted_kvs.core.versions import Version
+from twisted_kvs.core.view import ReplicaCount, View
+from twisted_kvs.deltas import DeltaReceiver, DeltaSender
+from twisted_kvs.operations import Reply
+from twisted_kvs.storage.memory import MemoryStorage
+
+SETTINGS = Settings(delta_part_versions_max=2, fold_versions=1, value_bytes_max=64)
+Op = tuple[object, ...]
+
+
+@dataclass(slots=True)
+class Message:
+    """Something on its way; delivered in any order, any number of times, or never."""
+
+    source: Process
+    target: Name
+    content: PeerRequest | Delta | PeerAnswer
+    answered: Deferred[Reply] | None = None
+
+
+@dataclass(slots=True)
+class Session:
+    """A client, and what it has a right to."""
+
+    payload: Payload = EMPTY_PAYLOAD
+    knows: VersionVector = field(default_factory=dict)
+    """All that it has written and been shown, with their pasts."""
+    waiting: tuple[Process, ...] = ()
+    """Whom it waits for; a client does one thing at a time."""
+
+
+class Process:
+    """One run of one replica; also its ``PeerTransport``."""
+
+    def __init__(self, world: ReplicaWorld, name: Name, storage: MemoryStorage) -> None:
+        self.world = world
+        self.name = name
+        self.storage = storage
+        self.dead = False
+        rng = random.Random(world.rng.getrandbits(64))
+        fresh = Replica.fresh_state(View(), ReplicaCount(0, 3))
+        stored = storage.open() or fresh
+        self.replica = Replica(name=name, reader=storage, stored=stored, rng=rng)
+        self.cluster = Cluster(
+            me=name,
+            boot_id=rng.getrandbits(64),
+            settings=SETTINGS,
+            clock=world.clock,
+            wall_us=lambda: 0,
+            rng=rng,
+            replica=self.replica,
+            storage=storage,
+            transport=self,
+        )
+        self.cluster.committer = self.committer = Committer(
+            self.replica,
+            storage,
+            stored=stored,
+            settings=SETTINGS,
+            clock=world.clock,
+            rng=rng,
+            published=self._published,
+            fatal=self._fatal,
+        )
+        self.sender = DeltaSender(self.cluster)
+        self.receiver = DeltaReceiver(self.cluster, lambda peer, standing: None)
+        self.pushable: list[Version] = []
+        self.answered: list[Payload] = []
+        """Of writes, minted here or forwarded, in the order of their answers."""
+
+    def _published(self, commit: object, result: object) -> None:
+        self.pushable += getattr(commit, "minted", ())
+        if getattr(result, "unfolded", 0):
+            self.replica.fold(SETTINGS.fold_versions)
+
+    def _fatal(self, failure: Failure) -> None:
+        self.world.failures.append(failure)
+
+    def ask(
+        self, peer: Name, request: PeerRequest, *, connect_s: float, total_s: float
+    ) -> Deferred[Reply]:
+        """Put a request on the network."""
+        answered: Deferred[Reply] = Deferred()
+        self.world.send(Message(self, peer, request, answered))
+        return answered
+
+    def close(self) -> Deferred[None]:
+        """Nothing to close."""
+        return succeed(None)
+
+    def halt(self) -> None:
+        """Die."""
+        self.dead = True
+        self.committer.stop()
+        self.sender.stop()
+        self.storage.crash()
+
+
+class ReplicaWorld:
+    """A few replicas and proxies, their clients, a network, and who sees all of it."""
+
+    def __init__(
+        self, *, nodes: int = 3, proxies: int = 0, keys: int = 2, clients: int = 2
+    ) -> None:
+        self.rng = random.Random(0)
+        self.clock = Clock()
+        self.oracle = Oracle()
+        self.invariants = Invariants(self.oracle)
+        self.failures: list[Failure] = []
+        self.events: Counter[str] = Counter()
+        self.net: list[Message] = []
+        self.keys = [f"k{i}" for i in range(keys)]
+        self.sessions = [Session() for _ in range(clients)]
+        self.names = [parse_name(f"10.0.0.{i + 9}:80") for i in range(nodes + proxies)]
+        self.skew = dict.fromkeys(self.names, 0)
+        self.backups: dict[Name, MemoryStorage] = {}
+        self.tokens: dict[Dot, Payload] = {}
+        self.acknowledged: dict[Dot, Name] = {}
+        self.lossy: set[Name] = set()
+        """Names that lost durable state: what they acknowledged may be gone."""
+        self.entrusted: set[Name] = set()
+        """Names that dropped their data, since others had it."""
+        self.time = 0
+        self.processes = {
+            name: Process(self, name, MemoryStorage(manual=True)) for name in self.names
+        }
+        for name in self.names[:nodes]:
+            self.processes[name].replica.set_holds_all(True)
+
+    def run(self, history: list[Op]) -> ReplicaWorld:
+        """Do all of it, then let everything come together."""
+        for op in history:
+            self.step(op)
+        self.settle()
+        return self
+
+    def step(self, op: Op) -> None:
+        """Do one operation and check everything."""
+        self.time += 1
+        name, *arguments = op
+        getattr(self, f"do_{name}")(*arguments)
+        self.check()
+
+    def check(self) -> None:
+        """Check the invariants of all replicas."""
+        for failure in self.failures:
+            failure.raiseException()
+        for process in self.processes.values():
+            self.invariants.check(process.replica)
+
+    def at(self, index: int) -> Process:
+        """Choose a process."""
+        return self.processes[self.names[index % len(self.names)]]
+
+    def send(self, message: Message) -> None:
+        """Put something on the network."""
+        self.net.append(message)
+
+    # Clients.
+
+    def _write(self, at: Process, session: Session, key: str) -> Written:
+        ts = 1_000_000 + (self.time + self.skew[at.name]) // 3
+        value = f'"{self.time}"'.encode()
+        written = at.replica.put(key, value, session.payload, wall_us=ts)
+        self.oracle.mint(minted(written.version))
+        self.tokens[written.version.dot] = written.payload
+        assert leq(session.knows, written.version.past), "writes follow reads"
+        assert before(session.payload, written.payload)
+        self.invariants.demand_closed(written.payload.vector)
+        self.events["written"] += 1
+        return written
+
+    def do_put(self, client: int, node: int, key: int) -> None:
+        """A client writes, and learns of it when it is durable."""
+        self._put(client, self.at(node), self.at(node), key)
+
+    def do_forward(self, client: int, front: int, node: int, key: int) -> None:
+        """A client writes through another node (R13)."""
+        self._put(client, self.at(front), self.at(node), key)
+
+    def _put(self, client: int, front: Process, at: Process, key: int) -> None:
+        session = self.sessions[client % len(self.sessions)]
+        if session.waiting or at.committer.full:
+            return
+        earlier = list(front.answered)
+        given = session.payload
+        if front is not at:
+            at.replica.hear_clock(front.replica.seen)
+        written = self._write(at, session, self.keys[key % len(self.keys)])
+        session.waiting = (front, at)
+        for payload in earlier:
+            assert before(payload, written.payload), "two writes at one node"
+        durable = at.committer.durable(written.commit)
+
+        def answered(_: None) -> None:
+            if at.dead or front.dead:
+                return
+            session.waiting = ()
+            at.replica.answered(written.payload.vector)
+            if front is not at:
+                front.replica.answered(given.vector)
+                front.replica.answered(written.payload.vector)
+                front.replica.hear_clock(written.payload.vector)
+                front.replica.hear_lamport(written.payload.lamport)
+                self.events["forwarded"] += 1
+            front.answered.append(written.payload)
+            self.acknowledged[written.version.dot] = at.name
+            session.payload = written.payload
+            session.knows = joined(session.knows, written.version.upto)
+
+        def failed(failure: Failure) -> None:
+            failure.trap(DiskFull)
+            session.waiting = ()
+
+        durable.addCallbacks(answered, failed)
+
+    def do_get(self, client: int, node: int, key: int) -> None:
+        """A client reads."""
+        session = self.sessions[client % len(self.sessions)]
+        process = self.at(node)
+        if session.waiting:
+            return
+        name = self.keys[key % len(self.keys)]
+        lacks = process.replica.lacks(name, session.payload.vector)
+        read = process.replica.read(name, session.payload)
+        assert read.fresh == (not lacks)
+        assert before(session.payload, read.payload), "a read's payload grows"
+        self.invariants.demand_closed(read.payload.vector)
+        dot = None if read.version is None else read.version.dot
+        if read.fresh and process.replica.holds_all:
+            self.events["read fresh"] += 1
+            self.oracle.demand_shown(name, session.knows, dot)
+            session.knows = joined(
+                session.knows, self.oracle.upto([dot] if dot else [])
+            )
+        else:
+            self.events["read stale"] += 1
+        assert leq(session.knows, read.payload.vector)
+        if dot is not None:
+            wrote = self.tokens[dot]
+            assert read.payload == wrote or before(wrote, read.payload), "H19"
+        session.payload = read.payload
+
+    def do_forget(self, client: int) -> None:
+        """A client without history comes."""
+        session = self.sessions[client % len(self.sessions)]
+        if not session.waiting:
+            self.sessions[client % len(self.sessions)] = Session()
+
+    def do_skew(self, node: int, skew: int) -> None:
+        """A wall clock jumps."""
+        self.skew[self.at(node).name] = skew
+
+    # Disks.
+
+    def do_disk(self, node: int, commits: int = 1) -> None:
+        """A commit becomes durable, perhaps the next ones, too."""
+        process = self.at(node)
+        process.committer.kick()
+        for _ in range(commits):
+            if not process.storage.flush():
+                break
+            self.events["committed"] += 1
+
+    def do_full(self, node: int) -> None:
+        """The next commit finds no room."""
+        process = self.at(node)
+        process.committer.kick()
+        if process.storage.waiting is not None:
+            process.storage.fail_next(DiskFull("no room"))
+            process.storage.flush()
+            self.events["disk full"] += 1
+
+    def do_room(self) -> None:
+        """Nodes whose disk was full try again."""
+        self.clock.advance(SETTINGS.full_disk_retry_s)
+
+    def do_backup(self, node: int) -> None:
+        """Somebody copies a disk."""
+        process = self.at(node)
+        held = (process.storage._waiting, process.storage._snapshots)
+        process.storage._waiting, process.storage._snapshots = None, {}
+        self.backups[process.name] = copy.deepcopy(process.storage)
+        process.storage._waiting, process.storage._snapshots = held
+
+    def do_crash(self, node: int, how: int) -> None:
+        """A process ends; its disk is kept (0), replaced by a backup (1) or lost (2)."""
+        process = self.at(node)
+        holds_all = process.replica.holds_all
+        self._end(process)
+        storage = process.storage
+        if how % 3 == 1 and process.name in self.backups:
+            storage = copy.deepcopy(self.backups[process.name])
+        elif how % 3 == 2:
+            storage = MemoryStorage(manual=True)
+        if storage is not process.storage:
+            self.lossy.add(process.name)
+            self.events["state lost"] += 1
+        self.events["crashed"] += 1
+        fresh = storage.open() is None
+        started = Process(self, process.name, storage)
+        if fresh:
+            started.replica.set_holds_all(holds_all)
+        self.processes[process.name] = started
+
+    def _end(self, process: Process) -> None:
+        for session in self.sessions:
+            if process in session.waiting:
+                session.waiting = ()
+        process.halt()
+
+    # The network.
+
+    def do_push(self, source: int, target: int, first: int, count: int) -> None:
+        """Some durable writes are pushed, in turn or not (R8)."""
+        process, peer = self.at(source), self.at(target)
+        if process is peer or not process.pushable:
+            return
+        first = len(process.pushable) - 1 - first % len(process.pushable)
+        versions = process.pushable[first : first + 1 + count]
+        push = Push(lamport=process.replica.durable.lamport, versions=versions)
+        self.send(Message(process, peer.name, push))
+
+    def do_ask(self, asker: int, source: int) -> None:
+        """One asks for a delta; what it is told may come much later (R7)."""
+        process, peer = self.at(asker), self.at(source)
+        if process is peer or not process.replica.holds_all:
+            return
+        base = process.replica.durable.vv
+        delta = peer.sender.make(process.name, base, one_part=False)
+        if delta is not None:
+            self.send(Message(peer, process.name, delta))
+
+    def do_sync(self, asker: int, source: int) -> None:
+        """One asks for a delta and gets it at once."""
+        before = len(self.net)
+        self.do_ask(asker, source)
+        while len(self.net) > before:
+            self.do_deliver(len(self.net) - 1)
+            self.do_disk(asker)
+
+    def do_deliver(self, index: int, keep: int = 0) -> None:
+        """A message arrives, and perhaps will arrive again."""
+        if not self.net:
+            return
+        index %= len(self.net)
+        message = self.net[index]
+        if not keep or message.answered is not None:
+            del self.net[index]
+        else:
+            self.events["repeated"] += 1
+        self._arrive(message)
+
+    def do_drop(self, index: int) -> None:
+        """A message is lost."""
+        if self.net:
+            message = self.net.pop(index % len(self.net))
+            self.events["dropped"] += 1
+            if message.answered is not None and not message.source.dead:
+                message.answered.errback(PeerTimedOut("lost"))
+
+    def _arrive(self, message: Message) -> None:
+        target = self.processes[message.target]
+        content = message.content
+        if isinstance(content, Delta):
+            self._take(target, message.source.name, content)
+        elif isinstance(content, Push):
+            before = target.replica.applied.vv
+            taken = target.replica.apply_push(content.versions, content.lamport)
+            target.committer.kick()
+            self.events["push taken"] += taken.taken
+            self.events["push out of turn"] += taken.gap
+            assert taken.taken or target.replica.applied.vv == before
+        elif isinstance(content, NextPart):
+            answer = target.sender.next_part(message.source.name, content)
+            assert message.answered is not None
+            if not message.source.dead:
+                if isinstance(answer, Refused):
+                    self.events["session lost"] += 1
+                message.answered.callback(Reply(1, answer))
+
+    def _take(self, target: Process, peer: Name, delta: Delta) -> None:
+        if not leq(delta.base, target.replica.applied.vv):
+            self.events["delta refused: base"] += 1
+        elif delta.session:
+            self.events["delta in parts"] += 1
+
+        def done(result: object) -> None:
+            if isinstance(result, Failure):
+                result.trap(KVSError)
+            elif result:
+                self.events["delta taken"] += 1
+
+        taking = ensureDeferred(target.receiver.take(peer, delta))
+        taking.addBoth(done).addErrback(self.failures.append)
+
+    # Roles.
+
+    def do_hear(self, node: int, source: int) -> None:
+        """A proxy follows the clock and VV of another node (R13)."""
+        process, peer = self.at(node), self.at(source)
+        if not process.replica.holds_all:
+            durable = peer.replica.durable
+            process.replica.hear_clock(durable.clock)
+            process.replica.hear_clock(durable.vv)
+            process.replica.hear_lamport(durable.lamport)
+            process.committer.kick()
+
+    def do_promote(self, node: int) -> None:
+        """A proxy becomes a replica that lags."""
+        process = self.at(node)
+        process.replica.set_holds_all(True)
+        process.committer.kick()
+
+    def do_demote(self, node: int) -> None:
+        """A replica drops its data, once all before it have what it has (R15)."""
+        process = self.at(node)
+        earlier = list(self.processes.values())[: self.names.index(process.name)]
+        replicas = [p.replica for p in earlier if p.replica.holds_all]
+        vv = process.replica.applied.vv
+        covered = all(leq(vv, other.durable.vv) for other in replicas)
+        if process.replica.holds_all and replicas and covered and process.replica.idle:
+            process.replica.forget_all(process.cluster.rng)
+            process.committer.kick()
+            self.events["demoted"] += 1
+            self.entrusted.add(process.name)
+
+    # The end of a history.
+
+    def settle(self) -> None:
+        """Let all pull from all until nothing changes; all show the right winner."""
+        while self.net:
+            self.do_drop(0)
+        for _ in range(4 + 2 * len(self.names)):
+            self.clock.advance(SETTINGS.full_disk_retry_s)
+            for node in range(len(self.names)):
+                self.do_disk(node, 1000)
+            before = [p.replica.durable for p in self.processes.values()]
+            for asker in range(len(self.names)):
+                for source in range(len(self.names)):
+                    self.do_sync(asker, source)
+                    self.check()
+            if before == [p.replica.durable for p in self.processes.values()]:
+                break
+        else:
+            raise AssertionError("no fixpoint")
+        for node in range(len(self.names)):
+            self.do_disk(node, 1000)
+        self.demand_converged()
+
+    def demand_converged(self) -> None:
+        """Same knowledge, same data, same winner everywhere; nothing was lost."""
+        replicas = [p for p in self.processes.values() if p.replica.holds_all]
+        known = joined(*(p.replica.durable.vv for p in self.processes.values()))
+        for process in replicas:
+            assert process.replica.idle
+            assert process.replica.durable.vv == known, "knowledge differs"
+            assert process.storage.result == replicas[0].storage.result
+            for key in self.keys:
+                shown = process.replica.read(key, EMPTY_PAYLOAD).version
+                wanted = self.oracle.winner(key, known)
+                assert (shown and shown.dot) == (wanted and wanted.dot), (
+                    f"{process.name} shows {shown}, wanted {wanted}"
+                )
+        lossy = self.lossy | self.entrusted if self.lossy else self.lossy
+        for dot, name in self.acknowledged.items():
+            assert name in lossy or known.get(dot[0], 0) >= dot[1], (
+                f"{dot} was acknowledged and is lost"
+            )
