@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests import strategies as kvs
 from tests.laws import LeastUpperBoundLaws
 from twisted_kvs.core.causality import (
+    COUNTER_MAX,
     EMPTY,
     Actor,
     Dot,
@@ -93,6 +94,10 @@ class VectorTests(SynchronousTestCase):
         }
         self.assertEqual(compare(a, b), wanted[leq(a, b), leq(b, a)])
         self.assertEqual(compare(a, b) is Ordering.EQUAL, a == b)
+
+    def test_counters_fit_into_a_signed_word(self) -> None:
+        """Counters go from 1 to 2^63 - 1, in every store and every message."""
+        self.assertEqual(COUNTER_MAX, 9_223_372_036_854_775_807)
 
     def test_vectors_compare_in_four_ways(self) -> None:
         """Before, after, equal or concurrent."""

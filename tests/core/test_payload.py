@@ -133,6 +133,17 @@ class TokenTests(SynchronousTestCase):
             payload = Payload({A: number}, number)
             self.assertEqual(codec().decode(codec().encode(payload)), payload)
 
+    def test_numbers_take_no_more_bytes_than_they_need(self) -> None:
+        """A token is as short as its numbers allow."""
+        for lamport, packed in {
+            1: b"\x01",
+            127: b"\x7f",
+            128: b"\x80\x01",
+            2**14: b"\x80\x80\x01",
+            COUNTER_MAX: b"\xff" * 8 + b"\x7f",
+        }.items():
+            self.assertEqual(codec().encode(Payload({}, lamport)), signed(packed))
+
     def test_what_no_token_can_say_is_not_written(self) -> None:
         """A node issues no token that it would refuse."""
         for payload in (

@@ -6,6 +6,7 @@ import functools
 import itertools
 import random
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -219,6 +220,71 @@ class WinnerTests(SynchronousTestCase):
     def test_ranks_differ(self, written: list[Version]) -> None:
         """No two versions tie, so no node has to choose by chance."""
         self.assertEqual(len({rank(x) for x in written}), len(written))
+
+
+class WireTests(SynchronousTestCase):
+    """Versions as nodes send and store them."""
+
+    def decode(self, **changed: object) -> Version:
+        """Read a version in which some fields are others."""
+        fields = {
+            "actor": NODE_A,
+            "counter": 1,
+            "key": "k",
+            "value": b"1",
+            "ts": 0,
+            "past": {NODE_B: 2},
+        } | changed
+        packed = msgspec.msgpack.encode(list(fields.values()))
+        return msgspec.msgpack.decode(packed, type=Version)
+
+    @given(kvs.versions())
+    def test_a_version_comes_back_from_the_wire(self, sent: Version) -> None:
+        """Nothing of a write is lost between nodes, and its form is a list."""
+        packed = msgspec.msgpack.encode(sent)
+        got = msgspec.msgpack.decode(packed, type=Version)
+        self.assertEqual(msgspec.structs.astuple(got), msgspec.structs.astuple(sent))
+        plain = [sent.actor, sent.counter, sent.key, sent.value, sent.ts, sent.past]
+        self.assertEqual(msgspec.msgpack.decode(packed), plain)
+
+    def test_limits_are_taken_and_what_is_beyond_them_is_refused(self) -> None:
+        """No peer can bring in what this store could not have written."""
+        goods: tuple[dict[str, object], ...] = (
+            {"counter": 1},
+            {"counter": 2**63 - 1},
+            {"key": "k" * 200},
+            {"key": "\N{GRINNING FACE}" * 200},
+            {"value": b""},
+            {"value": bytes(16 * 2**20)},
+            {"ts": 0},
+            {"ts": 2**63 - 1},
+            {"past": {}},
+            {"past": {NODE_B: 2**63 - 1}},
+        )
+        for good in goods:
+            self.decode(**good)
+        bads: tuple[dict[str, object], ...] = (
+            {"counter": 0},
+            {"counter": 2**63},
+            {"key": ""},
+            {"key": "k" * 201},
+            {"value": bytes(16 * 2**20 + 1)},
+            {"value": "text"},
+            {"ts": -1},
+            {"ts": 2**63},
+            {"ts": 1.5},
+            {"past": {NODE_B: 0}},
+            {"past": {NODE_B: 2**63}},
+            {"past": None},
+        )
+        for bad in bads:
+            self.assertRaises(msgspec.ValidationError, self.decode, **bad)
+
+    def test_a_version_never_changes(self) -> None:
+        """What several antichains share stays as it is, and is equal to itself only."""
+        one, other = version(NODE_A, 1), version(NODE_A, 1)
+        self.assertRaises(AttributeError, setattr, one, "ts", 2)
+        self.assertNotEqual(one, other)
 
 
 class VersionHashTests(SynchronousTestCase):
