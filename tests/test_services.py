@@ -23,6 +23,7 @@ from twisted_kvs.services import (
     GossipService,
     KVSService,
     NodeService,
+    StartFailed,
     StoreService,
     end_process,
     start_line,
@@ -164,7 +165,7 @@ class Start(SynchronousTestCase):
         """A data directory that must not be used ends the start; no port opens."""
         parts = Parts()
         parts.storage.refuses = StoreRefused("/data/kvs.lock: in use\nby another")
-        stop = self.assertRaises(SystemExit, parts.service.privilegedStartService)
+        stop = self.assertRaises(StartFailed, parts.service.privilegedStartService)
         self.assertEqual(stop.code, "kvs: /data/kvs.lock: in use by another")
         self.assertEqual(parts.events, ["store opens"])
 
@@ -173,11 +174,18 @@ class Start(SynchronousTestCase):
         for start in ("privilegedStartService", "startService"):
             parts = Parts()
             parts.port.refuses = CannotListenError("", 8080, OSError(98, "in use"))
-            stop = self.assertRaises(SystemExit, getattr(parts.service, start))
+            stop = self.assertRaises(StartFailed, getattr(parts.service, start))
             assert isinstance(stop.code, str)
             self.assertIn("8080", stop.code)
             self.assertNotIn("\n", stop.code)
             self.assertEqual(parts.events[-1], "store closes")
+
+    def test_a_daemon_that_fails_tells_its_parent(self) -> None:
+        """Twistd tells a waiting shell of exceptions only, and exits for no others."""
+        failed = StartFailed("kvs: no")
+        self.assertIsInstance(failed, Exception)
+        self.assertIsInstance(failed, SystemExit)
+        self.assertEqual(failed.code, "kvs: no")
 
 
 class Stop(SynchronousTestCase):

@@ -70,6 +70,15 @@ Close = Callable[[], "Deferred[None]"]
 """Closes something; what it returns may be cancelled, to wait no more."""
 
 
+class StartFailed(SystemExit, Exception):
+    """
+    Ends a process that cannot start, with one line and status 1.
+
+    An ``Exception``, too, since twistd waits for ever for a daemon that ends otherwise
+    before it has started.
+    """
+
+
 class StoreService(Service):
     """Opens the store: before the port, after the fork (threads do not survive it)."""
 
@@ -259,7 +268,7 @@ class KVSService(MultiService):
         """
         Open the store, then the port.
 
-        :raises SystemExit: with one line, if one of them cannot be opened.
+        :raises StartFailed: with one line, if one of them cannot be opened.
         """
         self._started(super().privilegedStartService)
 
@@ -267,7 +276,7 @@ class KVSService(MultiService):
         """
         Start all that is not yet started.
 
-        :raises SystemExit: with one line, if something cannot be started.
+        :raises StartFailed: with one line, if something cannot be started.
         """
         self._started(super().startService)
 
@@ -286,7 +295,7 @@ class KVSService(MultiService):
         # Standard error may already lead to the log, so this is one line there, too.
         # The store's thread must end, or the interpreter waits for it.
         self._store.stopService().addErrback(lambda _: None)
-        raise SystemExit(f"kvs: {one_line(error)}") from None
+        raise StartFailed(f"kvs: {one_line(error)}") from None
 
     async def _stop(self) -> None:
         began = self._clock.seconds()
