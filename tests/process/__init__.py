@@ -1,1 +1,1 @@
-"""Tests with real processes, ports and time: few, and a step of their own."""
+"""Few tests with real processes on loopback; ``KVS_PROCESS_TESTS=1`` turns them on."""
