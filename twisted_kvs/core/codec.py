@@ -14,7 +14,15 @@ import msgspec
 import zstandard
 
 from .errors import BadPeerMessage
-from .messages import MESSAGE_BYTES_MAX, PeerAnswer, PeerRequest
+from .messages import (
+    MESSAGE_BYTES_MAX,
+    Delta,
+    Header,
+    PeerAnswer,
+    PeerRequest,
+    Vectors,
+)
+from .names import is_actor
 
 PROTOCOL_VERSION = 1
 """Part of the path and of every signature; raised when old nodes cannot follow."""
@@ -80,9 +88,14 @@ class Codec:
         elif form != _PLAIN:
             raise BadPeerMessage("message is packed in an unknown way or empty")
         try:
-            return decoder.decode(packed)
+            message = decoder.decode(packed)
         except (msgspec.DecodeError, RecursionError, OverflowError) as error:
             raise BadPeerMessage(f"message is not understood: {error}") from None
+        for actor in _actors(message):
+            # One that is none would come back as an error of a client's request later.
+            if not is_actor(actor):
+                raise BadPeerMessage(f"message names no actor: {actor[:80]!r}")
+        return message
 
     def _unpack(self, packed: bytes) -> bytes:
         try:
@@ -96,3 +109,23 @@ class Codec:
             return self._decompressor.decompress(packed, max_output_size=size)
         except zstandard.ZstdError as error:
             raise BadPeerMessage(f"message cannot be unpacked: {error}") from None
+
+
+def _actors(message: object) -> set[str]:
+    """Collect every actor that a message names."""
+    found: set[str] = set()
+    for field in ("vv", "base", "vector", "seen"):
+        found.update(getattr(message, field, ()))
+    header = getattr(message, "header", None)
+    if isinstance(header, Header):
+        found.add(header.actor)
+    vectors = getattr(message, "vectors", None)
+    if isinstance(vectors, Vectors):
+        found.update(vectors.vv, vectors.clock)
+    delta = getattr(message, "delta", None)
+    if isinstance(delta, Delta):
+        found.update(delta.base, delta.claim)
+    for version in getattr(delta or message, "versions", ()):
+        found.add(version.actor)
+        found.update(version.past)
+    return found
