@@ -25,6 +25,18 @@ def configured(*argv: str, **environ: str) -> Configuration:
     return options.configuration
 
 
+def run_python(program: str) -> tuple[int, bytes]:
+    """Run a program in a process of its own; give its status and what it said."""
+    outcome = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    return outcome.returncode, outcome.stderr
+
+
 class Assembly(SynchronousTestCase):
     """A whole node on a reactor in memory."""
 
@@ -99,8 +111,25 @@ class Loading(SynchronousTestCase):
             "heavy = {'twisted.internet.reactor', 'klein', 'treq'}\n"
             "sys.exit(' '.join(heavy & set(sys.modules)) or None)\n"
         )
-        root = Path(__file__).parent.parent
-        outcome = subprocess.run(
-            [sys.executable, "-c", program], cwd=root, capture_output=True, check=False
+        self.assertEqual(run_python(program), (0, b""))
+
+
+class WallClock(SynchronousTestCase):
+    """The wall clock is for timestamps only."""
+
+    def test_set_back_by_an_hour(self) -> None:
+        """When the wall clock is set back, intervals and limits stay what they are."""
+        program = (
+            "import time\n"
+            "real, offset = time.time, [0.0]\n"
+            "time.time = lambda: real() + offset[0]\n"
+            "from twisted_kvs import tap\n"
+            "options = tap.Options({'KVS_DATA_DIR': '', 'KVS_LISTEN': 'tcp:8080'})\n"
+            "options.parseOptions([])\n"
+            "tap.makeService(options)\n"
+            "from twisted.internet import reactor\n"
+            "reactor.callLater(0.05, reactor.stop)\n"
+            "offset[0] = -3600.0\n"
+            "reactor.run()\n"
         )
-        self.assertEqual((outcome.returncode, outcome.stderr), (0, b""))
+        self.assertEqual(run_python(program), (0, b""))

@@ -111,6 +111,8 @@ def node_service(configuration: Configuration, reactor: INodeReactor) -> KVSServ
     )
     root = make_root(node, status=node.status, gate=gate)
     site = make_site(root, settings=settings, gate=gate, reactor=reactor)
+    # The start line says more than Twisted's own about factories.
+    site.noisy = False
     store = StoreService(storage)
     line = start_line(
         me=me,
