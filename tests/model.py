@@ -1,29 +1,28 @@
 """
 What should happen, told by somebody who saw every write: the oracle of the tests.
 
-Plain tuples and dicts, and nothing of the core: a rule that the core gets wrong must
-not be wrong here in the same way.
+Plain tuples and dicts, and nothing of the core but its types: a rule that the core gets
+wrong must not be wrong here in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-Dot = tuple[str, int]
-Vector = Mapping[str, int]
+from twisted_kvs.core.causality import Actor, Dot, VersionVector
 
 
 @dataclass(frozen=True)
 class Write:
     """One write, as it was minted."""
 
-    actor: str
+    actor: Actor
     counter: int
     key: str
     value: bytes
     ts: int
-    past: Vector = field(hash=False)
+    past: VersionVector = field(hash=False)
 
     @property
     def dot(self) -> Dot:
@@ -43,12 +42,12 @@ def after(later: Write, earlier: Write) -> bool:
     return later.past.get(earlier.actor, 0) >= earlier.counter
 
 
-def covered(write: Write, vector: Vector) -> bool:
+def covered(write: Write, vector: VersionVector) -> bool:
     """Tell whether a vector names a write."""
     return vector.get(write.actor, 0) >= write.counter
 
 
-def joined(*vectors: Vector) -> dict[str, int]:
+def joined(*vectors: VersionVector) -> dict[Actor, int]:
     """Take the pointwise maximum."""
     return {
         actor: max(vector.get(actor, 0) for vector in vectors)
@@ -77,7 +76,7 @@ class Oracle:
         self.writes[write.dot] = write
         self.by_key.setdefault(write.key, []).append(write)
 
-    def demand_closed(self, vector: Vector) -> None:
+    def demand_closed(self, vector: VersionVector) -> None:
         """
         Who comes after a write comes after all that the write comes after (R3, H7).
 
@@ -90,21 +89,21 @@ class Oracle:
                         f"{dict(vector)} names {write} and not its past"
                     )
 
-    def live(self, key: str, vector: Vector) -> list[Write]:
-        """List what stands of a key where exactly the writes in ``vector`` are known."""
+    def live(self, key: str, vector: VersionVector) -> list[Write]:
+        """List what stands of a key where just the writes in ``vector`` are known."""
         known = [w for w in self.by_key.get(key, ()) if covered(w, vector)]
         return [w for w in known if not any(after(other, w) for other in known)]
 
-    def winner(self, key: str, vector: Vector) -> Write | None:
+    def winner(self, key: str, vector: VersionVector) -> Write | None:
         """Tell what a read shows where exactly the writes in ``vector`` are known."""
         return max(self.live(key, vector), key=lambda w: w.rank, default=None)
 
-    def upto(self, dots: Iterable[Dot]) -> dict[str, int]:
+    def upto(self, dots: Iterable[Dot]) -> dict[Actor, int]:
         """Join these writes and their pasts."""
         writes = [self.writes[dot] for dot in dots]
         return joined({}, *(w.past for w in writes), *(dict([w.dot]) for w in writes))
 
-    def demand_shown(self, key: str, knows: Vector, shown: Dot | None) -> None:
+    def demand_shown(self, key: str, knows: VersionVector, shown: Dot | None) -> None:
         """
         Check an unflagged answer: read your writes, monotonic reads, writes follow.
 

@@ -322,7 +322,7 @@ class ReplicaWorld:
         process.storage._waiting, process.storage._snapshots = held
 
     def do_crash(self, node: int, how: int) -> None:
-        """A process ends; its disk is kept (0), replaced by a backup (1) or lost (2)."""
+        """A process ends; its disk is kept (0), becomes a backup (1) or is lost (2)."""
         process = self.at(node)
         holds_all = process.replica.holds_all
         self._end(process)

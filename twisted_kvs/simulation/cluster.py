@@ -122,7 +122,7 @@ class SimulatedCluster:
                 self.clock,
                 self.rng,
                 delay_s=self.disk_s,
-                minted=lambda version: self.minted(version),
+                minted=self._tell,
             )
 
         def fatal(failure: Failure) -> None:
@@ -146,6 +146,9 @@ class SimulatedCluster:
         self.network.listen(name, boot_id, node.answer_peer)
         node.start(storage.open())
         self._beats[name] = self.clock.seconds() + self.rng.random() * 0.5
+
+    def _tell(self, version: Version) -> None:
+        self.minted(version)
 
     def wall_us(self, name: Name) -> int:
         """Tell a node's wall clock: virtual time and its skew."""

@@ -182,10 +182,10 @@ class _Asking:
         if not network.carries(self._me, self._peer):
             return
         clock.callLater(network.delay_s(), self._arrive, packed)
-        if network.faults.duplicate:
-            if network.rng.random() < network.faults.duplicate:
-                network.traffic.duplicated += 1
-                clock.callLater(network.delay_s(), self._arrive, packed)
+        twice = network.faults.duplicate
+        if twice and network.rng.random() < twice:
+            network.traffic.duplicated += 1
+            clock.callLater(network.delay_s(), self._arrive, packed)
 
     def _arrive(self, packed: bytes) -> None:
         network = self._network
