@@ -169,7 +169,8 @@ class Commands(SynchronousTestCase):
         """Which node is asked: by option, by variable, or the usual ones."""
         self.node.then(200, {}).then(200, {}).then(200, {})
         self.run_kvs("status", "--json")
-        self.assertEqual(self.nodes, ["127.0.0.1:8080", "127.0.0.1:8081"])
+        usual = [f"127.0.0.1:{port}" for port in range(8080, 8085)]
+        self.assertEqual(self.nodes, usual)
         self.run_kvs("status", "--json", KVS_NODE="a:1")
         self.assertEqual(self.nodes, ["a:1"])
         self.run_kvs("status", "--json", "--node", "b:1,c:1", KVS_NODE="a:1")

@@ -29,8 +29,10 @@ from .core.errors import KVSError, NotFound
 from .demo import DEMO_NODES, DEMO_PORT, DEMO_REPLICAS, NODES_MAX, Plan, run_demo
 from .status_table import status_table
 
-NODES_DEFAULT = f"127.0.0.1:8080,127.0.0.1:{DEMO_PORT}"
-"""A node that was started with no configuration, else the demo's first."""
+NODES_DEFAULT = ",".join(
+    f"127.0.0.1:{port}" for port in (8080, *range(DEMO_PORT, DEMO_PORT + DEMO_NODES))
+)
+"""A node that was started with no configuration, else those of the demo."""
 CONNECT_S = 0.5
 
 _T = TypeVar("_T")
@@ -99,7 +101,7 @@ _node_option = click.option(
     envvar="KVS_NODE",
     metavar="IP:PORT",
     default=NODES_DEFAULT,
-    show_default=True,
+    show_default="127.0.0.1:8080, else the demo's",
     show_envvar=True,
     help="The node to ask, or several with commas between: the first that answers.",
 )
