@@ -107,16 +107,23 @@ class NodeProcess:
     """One node: a process that can be killed, paused and started again."""
 
     def __init__(
-        self, directory: Path, settings: Mapping[str, str], *, command: Sequence[str]
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        *,
+        at: str | None = None,
+        command: Sequence[str] = TWISTD,
     ) -> None:
         """
         Prepare; nothing is started yet.
 
         :param directory: where it runs; data is below it.
         :param settings: its part of the environment.
+        :param at: where it listens, if not at its IPPORT.
         :param command: what Python is to run.
         """
         self.name = settings.get("IPPORT", "127.0.0.1:8080")
+        self.at = at or self.name
         self.directory = directory
         self.settings = dict(settings)
         self.command = command
@@ -143,7 +150,7 @@ class NodeProcess:
             assert self._process is not None and self._process.poll() is None, (
                 f"{self.name} ended:\n{self.tail()}"
             )
-            is_replica(self.name)
+            is_replica(self.at)
             return True
 
         wait_until(f"{self.name} answers", look, START_S)
@@ -230,6 +237,7 @@ class ProcessCase(SynchronousTestCase):
         self,
         name: str | None = None,
         *,
+        at: str | None = None,
         command: Sequence[str] = TWISTD,
         directory: Path | None = None,
         **settings: str,
@@ -238,11 +246,14 @@ class ProcessCase(SynchronousTestCase):
         Prepare a node.
 
         :param name: IPPORT; absent: not given.
+        :param at: where it listens, if not there.
         :param settings: variables of its environment.
         """
         if name is not None:
             settings["IPPORT"] = name
-        node = NodeProcess(directory or self.directory, settings, command=command)
+        node = NodeProcess(
+            directory or self.directory, settings, at=at, command=command
+        )
         self.nodes.append(node)
         return node
 
