@@ -25,6 +25,7 @@ from twisted_kvs.client import (
     Found,
     KVSClient,
     NoNodeReached,
+    ServerFailed,
     Stored,
     Unanswered,
     ViewChanged,
@@ -232,7 +233,7 @@ class Results(ClientCase):
             503: Overloaded,
             507: StorageFull,
             410: Removed,
-            500: BadAnswer,
+            500: ServerFailed,
         }
         for status, kind in kinds.items():
             node = Scripted().then(status, {"result": "error", "msg": "so it is"})

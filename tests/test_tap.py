@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted_kvs.core.errors import BadConfiguration, StoreRefused
 from twisted_kvs.options import Configuration, Options
 from twisted_kvs.services import KVSService
-from twisted_kvs.tap import INodeReactor, node_service, wall_us
+from twisted_kvs.tap import INodeReactor, node_service
 
 
 def configured(*argv: str, **environ: str) -> Configuration:
@@ -92,11 +91,6 @@ class Assembly(SynchronousTestCase):
         path = Path(self.mktemp())
         self.build(KVS_DATA_DIR=str(path), KVS_LISTEN="tcp:8080")
         self.assertFalse(path.exists())
-
-    def test_wall_clock(self) -> None:
-        """Timestamps are microseconds of the wall clock."""
-        before = time.time()
-        self.assertTrue(before - 1 <= wall_us() / 1e6 <= before + 60)
 
 
 class Loading(SynchronousTestCase):

@@ -200,7 +200,7 @@ def put(
 @_json_option
 @click.pass_obj
 def status(ask: Ask, nodes: str, as_json: bool) -> None:
-    """Show how a node sees itself, its view, and how far its peers are behind."""
+    """Show a node, its view, and how far its peers are behind."""
     with _one_line_errors():
         answer = ask(nodes.split(","), lambda client: client.status())
         click.echo(json.dumps(answer, indent=2) if as_json else status_table(answer))

@@ -72,6 +72,13 @@ class BadAnswer(KVSError):
     status = 502
 
 
+class ServerFailed(KVSError):
+    """A node answered that it failed; its log says how."""
+
+    code = "server_failed"
+    status = 500
+
+
 class NoNode(BadAnswer):
     """Another program answered that it knows nothing of this."""
 
@@ -296,6 +303,8 @@ class KVSClient:
                 return self._judge(answered)
             except Exception as error:
                 if not _may_go_on(method, error):
+                    if isinstance(error, BadAnswer):
+                        raise BadAnswer(f"{url} {error}") from None
                     if isinstance(error, KVSError):
                         raise
                     raise Unanswered(
@@ -350,7 +359,7 @@ class KVSClient:
         if answered.status < 400:
             return answered
         message = str(answered.fields.get("msg", "no reason given"))
-        raise _ERRORS.get(answered.status, BadAnswer)(message)
+        raise _ERRORS.get(answered.status, ServerFailed)(message)
 
 
 def base_url(node: str) -> str:
