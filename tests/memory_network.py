@@ -17,6 +17,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import (
     IConnector,
     IConsumer,
+    IHalfCloseableProtocol,
     IPushProducer,
     IReactorTCP,
     ITCPTransport,
@@ -51,7 +52,7 @@ class MemoryTransport:
         self._network = network
         self._peer = peer
         self._out = bytearray()
-        self._out_ended = False
+        self._out_ended = self._end_told = False
         self._reading = True
         self._producer: Any = None
         self._producer_paused = False
@@ -178,10 +179,16 @@ class MemoryTransport:
 
     def _end_other(self) -> bool:
         other = self.other
-        if other.connected and other._lost is None and not self.frozen:
+        if not other.connected or other._lost is not None or self.frozen:
+            return False
+        if self.connected and IHalfCloseableProtocol.providedBy(other.protocol):
+            if self._end_told:
+                return False
+            self._end_told = True
+            other.protocol.readConnectionLost()
+        else:
             other._lost = Failure(error.ConnectionDone())
-            return True
-        return False
+        return True
 
     def _lose(self, reason: Failure) -> None:
         self.connected = False

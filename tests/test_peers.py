@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from tests.memory_network import MemoryNetwork
 from tests.peer_case import ANSWER, ASK, KEY, ME, PEER, Peer, PeerCase, Silent, version
+from twisted_kvs.addresses import FRESH_S
 from twisted_kvs.core.causality import Name
 from twisted_kvs.core.codec import Codec
 from twisted_kvs.core.errors import BadPeerMessage, PeerTimedOut, PeerUnreachable
@@ -194,14 +195,30 @@ class NameTests(PeerCase):
 
     def test_peer_that_moved_is_found_again(self) -> None:
         """A container that got another address is reached there soon."""
-        self.successResultOf(self.ask(peer=self.NAMED))
-        self.net.stop("10.0.0.3", 80)
-        self.net.listen("10.0.0.4", 80, self.named.site)
-        self.names["box_1"] = ["10.0.0.4"]
-        self.net.advance(CONNECTION_IDLE_S + 1)
-        self.ask(peer=self.NAMED).addErrback(lambda _: None)
-        self.net.advance(2)
-        self.successResultOf(self.ask(peer=self.NAMED))
+        for silent in (False, True):
+            self.names["box_1"] = ["10.0.0.3"]
+            self.net.listen("10.0.0.3", 80, self.named.site)
+            self.net.advance(FRESH_S)
+            self.ask(peer=self.NAMED).addErrback(lambda _: None)
+            self.net.advance(1.1)
+            self.successResultOf(self.ask(peer=self.NAMED))
+            # The host gets another address; the old one refuses, or says nothing.
+            self.names["box_1"] = ["10.0.0.4"]
+            self.net.listen("10.0.0.4", 80, self.named.site)
+            if silent:
+                self.net.dropped.add(("10.0.0.3", 80))
+            else:
+                self.net.stop("10.0.0.3", 80)
+            for near, _ in self.net.connections:
+                near.abortConnection()
+            asked = self.ask(peer=self.NAMED, connect_s=0.3)
+            self.net.advance(1.1)
+            self.failureResultOf(asked, PeerUnreachable)
+            # That it failed makes the name be looked up.
+            asked = self.ask(peer=self.NAMED, connect_s=0.3)
+            self.net.advance(0.4)
+            asked.addErrback(lambda _: None)
+            self.successResultOf(self.ask(peer=self.NAMED, connect_s=0.3))
 
 
 class SlowPeerTests(PeerCase):
@@ -354,6 +371,26 @@ class KeptConnectionTests(PeerCase):
             self.successResultOf(self.close_while_asked(request))
         self.assertEqual(len(self.peer.node.asked), 6)
 
+    def test_all_kept_connections_may_be_closed(self) -> None:
+        """After a restart of the peer none of its connections is good."""
+        held: list[Deferred[PeerAnswer]] = []
+
+        def hold(_: PeerRequest) -> Deferred[PeerAnswer]:
+            held.append(Deferred())
+            return held[-1]
+
+        self.peer.node.answer = hold
+        asked = [self.ask() for _ in range(3)]
+        for deferred in held:
+            deferred.callback(ANSWER)
+        self.net.flush()
+        for question in asked:
+            self.successResultOf(question)
+        self.peer.node.answer = lambda _: succeed(ANSWER)
+        for _, far in self.net.connections:
+            far.abortConnection()
+        self.successResultOf(self.ask())
+
     def test_write_is_not_asked_again(self) -> None:
         """What may not be done twice is left to who asked."""
         asked = self.close_while_asked(forward(Operation.PUT))
@@ -465,6 +502,10 @@ class BadPeerTests(PeerCase):
                 )
             )
         )
+        # Nor does the peer get back what it wanted to be remembered.
+        self.ask().addErrback(lambda _: None)
+        self.assertEqual(self.made[0].heard.count(b"POST "), 2)
+        self.assertNotIn(b"\r\ncookie:", self.made[0].heard.lower())
 
     def test_endless_head_is_cut_off(self) -> None:
         """A server cannot fill memory with headers."""
@@ -523,4 +564,6 @@ class BadPeerTests(PeerCase):
         asked = self.ask(Push(lamport=0, versions=[version(1, size=4 * 2**20)]))
         answer: Any = self.successResultOf(asked).answer
         self.assertEqual(answer.status, 503)
+        sent = sum(map(len, self.net.connections[0][0].deliveries))
+        self.assertLess(sent, 2**20)
         place.leave()

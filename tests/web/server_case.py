@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 
 from tests.memory_network import MemoryNetwork, MemoryTransport
 from twisted_kvs.core.causality import Name
@@ -57,13 +59,22 @@ class Echo(Resource):
         return b"x" * self.size or request.content.getvalue() or b"{}"
 
 
+@implementer(IHalfCloseableProtocol)
 class Client(Protocol):
-    """Keeps what the server says."""
+    """Keeps what the server says; as most clients do, it sends on after the end."""
 
     def __init__(self) -> None:
         """Hear nothing yet."""
         self.heard = b""
         self.lost = False
+        self.ended = False
+
+    def readConnectionLost(self) -> None:
+        """Remember that the server says no more."""
+        self.ended = True
+
+    def writeConnectionLost(self) -> None:
+        """Do nothing."""
 
     def dataReceived(self, data: bytes) -> None:
         """Keep it."""

@@ -169,6 +169,23 @@ class RefusalTests(ServerCase):
         self.assertEqual(Answer(client.heard).rest, b"")
         self.assertEqual(self.resource.seen, [])
 
+    def test_refused_client_may_send_on(self) -> None:
+        """A client that is still sending is not cut off before it reads."""
+        client, transport = self.connect()
+        transport.write(put(2**40))
+        for _ in range(int(LINGER_IDLE_S) * 4):
+            transport.write(b"x")
+            self.net.advance(1)
+        self.assertTrue(client.ended)
+        self.assertFalse(client.lost)
+
+    def test_many_chunks_at_once_are_refused_once(self) -> None:
+        """What comes in the same piece as the chunk that was too much is dropped."""
+        piece = b"400\r\n" + b"x" * 1024 + b"\r\n"
+        client = self.send(CHUNKED, piece * (BODY_MAX // 1024), piece * 50)
+        answer = Answer(client.heard)
+        self.assertEqual((answer.status, answer.rest), (413, b""))
+
     def test_refused_connection_is_closed_soon(self) -> None:
         """A refused client cannot hold its connection by doing nothing."""
         client = self.send(put(BODY_MAX + 1))
@@ -229,6 +246,7 @@ class RefusalTests(ServerCase):
             self.assertEqual(answer.status, 400, garbage)
             self.assertTrue(answer.is_error)
             self.assertEqual(answer.rest, b"", garbage)
+            self.assertEqual(self.site.admission.clients.requests, 0)
         self.assertEqual(self.resource.seen, [])
 
     def test_path_that_is_no_text_is_refused(self) -> None:

@@ -359,8 +359,6 @@ class Channel(http.HTTPChannel):
         request: Request = self.requests[-1]
         request.begin(self._command, self._path, version=self._version)
         self.persistent = self.checkPersistence(request, self._version)
-        if self.site.closing:
-            self.persistent = False
         try:
             request.admit(self.length)
         except KVSError as error:

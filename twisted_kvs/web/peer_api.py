@@ -102,8 +102,8 @@ class PeerApi:
 
         def over(body: bytes) -> None:
             self._answering -= 1
-            if not answered.called:
-                answered.callback(body)
+            # A Deferred that was cancelled ignores this.
+            answered.callback(body)
 
         signed = operation.addCallback(
             lambda message: self._gate.answer(request, envelope, message)
