@@ -67,7 +67,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--profile",
         type=Path,
         metavar="DIRECTORY",
-        help="run nodes under cProfile; the figures mean nothing then",
+        help="say where the nodes' CPU time goes, one file for each start of a node",
     )
     return parser.parse_args(arguments)
 

@@ -147,12 +147,13 @@ class Sandbox:
         self, settings: Mapping[str, str], *, name: str, log: Path
     ) -> subprocess.Popen[bytes]:
         """Start ``twistd kvs``, under the profiler if that was asked for."""
-        arguments = ["-c", TWISTD, "--nodaemon", "--pidfile="]
+        arguments = ["-c", TWISTD]
         if self.profile is not None:
             self._starts += 1
-            path = self.profile / f"{name}-{self._starts}.prof"
-            arguments += ["--profiler=cprofile", "--savestats", f"--profile={path}"]
-        return self.spawn([*arguments, "kvs"], settings=settings, log=log)
+            path = self.profile / f"{name}-{self._starts}.txt"
+            arguments = ["-m", "bench.sampled", str(path)]
+        arguments += ["--nodaemon", "--pidfile=", "kvs"]
+        return self.spawn(arguments, settings=settings, log=log)
 
     def load(self, order: Order) -> Callable[[], Outcome]:
         """
