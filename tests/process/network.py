@@ -3,7 +3,8 @@ A network between nodes that can be cut, pair by pair, without any rights on the
 
 Each node's ``ip:port`` is a relay's, which passes on to where the node really listens.
 What is sent over a link that is cut waits until it is healed, as with packets that TCP
-sends again; so nothing is refused and nothing answers, and old messages come late.
+sends again, or until the sender has given the connection up; so nothing is refused and
+nothing answers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Collection, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from threading import Thread
 
 from .harness import POLL_S
@@ -87,16 +88,16 @@ class Network:
         self, near: asyncio.StreamReader, back: asyncio.StreamWriter, receiver: str
     ) -> None:
         """Pass one connection on, both ways, until either end closes."""
-        head = b""
-        with suppress(OSError):
+        with suppress(OSError), closing(back):
+            head = b""
             while not (found := SENDER.search(head)):
                 more = await near.read(HEAD_BYTES_MAX)
                 head += more
                 if not more or len(head) > HEAD_BYTES_MAX:
-                    back.close()
                     return
             link = (found[1].decode(), receiver)
-            await self._pass(link)
+            if not await self._passes(link, near):
+                return
             host, port = self._routes[receiver].split(":")
             far, forth = await asyncio.open_connection(host, int(port))
             forth.write(head)
@@ -108,7 +109,6 @@ class Network:
             for pump in pumps:
                 pump.cancel()
             forth.close()
-        back.close()
 
     async def _pump(
         self,
@@ -118,17 +118,22 @@ class Network:
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(HEAD_BYTES_MAX):
-                await self._pass(link)
+                if not await self._passes(link, reader):
+                    return
                 writer.write(data)
                 await writer.drain()
 
-    async def _pass(self, link: tuple[str, str]) -> None:
-        """Wait as long as this link is cut."""
-        first = True
+    async def _passes(
+        self, link: tuple[str, str], sender: asyncio.StreamReader
+    ) -> bool:
+        """Wait as long as this link is cut; False if the sender does not."""
+        if self._is_cut(link):
+            self.held += 1
         while self._is_cut(link):
-            self.held += first
-            first = False
             await asyncio.sleep(POLL_S)
+            if sender.at_eof() or sender.exception():
+                return False
+        return True
 
     def _is_cut(self, link: tuple[str, str]) -> bool:
         side = self._side

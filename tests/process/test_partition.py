@@ -42,6 +42,26 @@ class SilentPeersTests(ProcessCase):
         """It takes reads and writes itself, and hands the writes over later."""
         self.assert_goes_on_alone(self.names[3])
 
+    def test_a_write_tried_elsewhere_does_not_come_back(self) -> None:
+        """What a paused replica was asked to do, and another did, is not done again."""
+        paused, second, _, proxy = self.names
+        self.named(paused).pause()
+        keys = list[str]()
+        # A replica that did not answer is left alone for a second.
+        give_up_at = time.monotonic() + 4
+        while time.monotonic() < give_up_at:
+            keys.append(f"key{len(keys)}")
+            written = put(proxy, keys[-1], "old")
+            self.assertEqual(written.status, 201)
+            replaced = put(second, keys[-1], "new", written.payload)
+            self.assertEqual(replaced.status, 200)
+            self.assert_in_time([written.seconds, replaced.seconds])
+        self.named(paused).resume()
+        wait_serving(paused)
+        wait_until("all agree", lambda: same_everywhere(self.names, keys))
+        for key in keys:
+            self.assertEqual(get(second, key).fields["value"], "new", key)
+
     def assert_goes_on_alone(self, alone: str) -> None:
         """Pause all others, ask this one, let them go on, ask all."""
         others = [name for name in self.names if name != alone]

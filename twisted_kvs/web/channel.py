@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import socket
 from io import BytesIO
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import (
     IReactorTime,
+    ISystemHandle,
     ITCPTransport,
 )
 from twisted.internet.protocol import connectionDone
@@ -165,6 +167,25 @@ class Request(server.Request):
     def asker(self) -> str:
         """Tell the address that the request came from."""
         return str(getattr(self.client, "host", "unknown address"))
+
+    def asker_left(self) -> bool:
+        """
+        Tell whether the other end has closed the connection.
+
+        A process that stood still finds what it was asked meanwhile, and sees only
+        later that the asker has given up; so this looks behind what is unread.
+        """
+        transport = self.channel.transport
+        if self._disconnected or not ISystemHandle.providedBy(transport):
+            return bool(self._disconnected)
+        handle = transport.getHandle()
+        assert isinstance(handle, socket.socket)
+        try:
+            return not handle.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def handleContentChunk(self, data: bytes) -> None:
         """Keep a piece of the body, or refuse the request because of it."""

@@ -23,7 +23,7 @@ from twisted_kvs.core.errors import (
     NotFound,
     Overloaded,
 )
-from twisted_kvs.core.messages import PeerAnswer
+from twisted_kvs.core.messages import Forward, Operation, PeerAnswer, PeerRequest
 from twisted_kvs.operations import Operations
 from twisted_kvs.signing import PEER_PATH, Envelope
 
@@ -74,6 +74,11 @@ class PeerApi:
         except KVSError as error:
             self._gate.complain(envelope.sender, error)
             return self._gate.refuse(request, envelope, error)
+        if _is_write(message) and request.asker_left():
+            # It was done elsewhere by now.  Done here as well, it would come after what
+            # has replaced it meanwhile.
+            late = Overloaded("the asker does not wait for this write any more")
+            return self._gate.refuse(request, envelope, late)
         operation = self._operations.answer_peer(
             envelope.sender, envelope.boot_id, message
         )
@@ -129,3 +134,7 @@ class PeerApi:
         if envelope is None:
             return answer_error(request, error)
         return self._gate.refuse(request, envelope, error)
+
+
+def _is_write(message: PeerRequest) -> bool:
+    return isinstance(message, Forward) and message.operation is not Operation.GET
