@@ -85,7 +85,11 @@ class PeerTransport(Protocol):
         self, peer: Name, request: PeerRequest, *, connect_s: float, total_s: float
     ) -> Deferred[Reply]:
         """
-        Ask once; nothing is repeated.
+        Ask once.
+
+        Nothing is repeated, but for one case: a kept connection proves to be closed
+        before any of the answer came, and the request is not a forwarded write or a
+        ``Tell``.
 
         :param connect_s: to have a connection, the name look-up included.
         :param total_s: for the whole, body included; a transfer without progress for
