@@ -192,7 +192,8 @@ class BadConfiguration(SynchronousTestCase):
 
     def test_bad_ipport(self) -> None:
         """An ip:port that is none is named."""
-        for text in ("here", "10.0.0.1", "10.0.0.256:80", "10.0.0.1:0", "::1:80"):
+        bad = ("here", "10.0.0.1", "10.0.0.256:80", "10.0.0.1:0", "::1:80")
+        for text in (*bad, "0.0.0.0:8080", "[::]:8080"):
             line = self.refused(IPPORT=text)
             self.assertIn("IPPORT (--ipport)", line)
             self.assertIn(repr(text), line)

@@ -8,6 +8,7 @@ print a page of usage first.)
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TypeVar
 from twisted.python import usage
 
 from .core.causality import Name
-from .core.errors import BadConfiguration, KVSError
+from .core.errors import BadConfiguration, BadName, KVSError
 from .core.names import is_ip, is_loopback, parse_name, parse_names, split_name
 from .core.secrets import DEFAULT_SECRET, Secrets, parse_secret_file
 from .core.settings import MIB, Settings
@@ -231,7 +232,7 @@ class Options(usage.Options):
     def _membership(self) -> tuple[Name, int | None, tuple[Name, ...]]:
         me = Name(ME_DEFAULT)
         if text := self._text(_IPPORT):
-            me = _parsed(_IPPORT, parse_name, text)
+            me = _parsed(_IPPORT, _own_name, text)
         replica_count: int | None = None
         view: tuple[Name, ...] = ()
         if text := self._text(_K):
@@ -342,6 +343,17 @@ def endpoint(interface: str, port: int) -> str:
 
 def _quoted(text: str) -> str:
     return repr(text if len(text) <= 100 else text[:100] + "...")
+
+
+def _own_name(text: str) -> Name:
+    """Read an address that others can reach: to listen on all is KVS_LISTEN's matter."""
+    name = parse_name(text)
+    if is_ip(name) and ipaddress.ip_address(split_name(name)[0]).is_unspecified:
+        raise BadName(
+            f"got {text!r}, which means all addresses; want the one that the other "
+            "nodes reach"
+        )
+    return name
 
 
 def _parsed(variable: _Variable, parse: Callable[[str], _T], text: str) -> _T:
