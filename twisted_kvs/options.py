@@ -346,7 +346,7 @@ def _quoted(text: str) -> str:
 
 
 def _own_name(text: str) -> Name:
-    """Read an address that others can reach: to listen on all is KVS_LISTEN's matter."""
+    """Read an address that others can reach; to listen on all is for KVS_LISTEN."""
     name = parse_name(text)
     if is_ip(name) and ipaddress.ip_address(split_name(name)[0]).is_unspecified:
         raise BadName(
