@@ -74,12 +74,12 @@ def free_names(count: int) -> list[str]:
     system gives to outgoing connections.
     """
     for _ in range(100):
+        port = random.randrange(20_000, 30_000)
         if sys.platform == "linux":
             network = f"127.{random.randrange(1, 255)}.{random.randrange(256)}"
-            names = [f"{network}.{21 + n}:8080" for n in range(count)]
+            names = [f"{network}.{21 + n}:{port}" for n in range(count)]
         else:
-            first = random.randrange(20_000, 32_000)
-            names = [f"127.0.0.1:{first + n}" for n in range(count)]
+            names = [f"127.0.0.1:{port + n}" for n in range(count)]
         if all(map(is_free, names)):
             return names
     raise AssertionError("no free addresses")

@@ -102,8 +102,7 @@ class PartitionTests(ProcessCase):
         """Start three replicas and a proxy behind a network that can be cut."""
         super().setUp()
         self.names = free_names(4)
-        self.at = {name: name.replace(":80", ":81") for name in self.names}
-        assert set(self.names).isdisjoint(self.at.values())
+        self.at = dict(zip(self.names, free_names(4), strict=True))
         self.network = Network(self.at)
         self.network.start()
         self.addCleanup(self.network.stop)
