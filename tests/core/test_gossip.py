@@ -35,7 +35,7 @@ class DigestTests(SynchronousTestCase):
         self, vv: VersionVector, view: View, count: ReplicaCount | None
     ) -> None:
         """Two nodes that learned the same in another order find that out."""
-        backwards = dict(reversed(vv.items()))
+        backwards = dict(reversed(list(vv.items())))
         self.assertEqual(digest(vv, view, count), digest(backwards, view, count))
         self.assertEqual(len(digest(vv, view, count)), DIGEST_BYTES)
 

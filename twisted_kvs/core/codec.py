@@ -28,6 +28,8 @@ PROTOCOL_VERSION = 1
 """Part of the path and of every signature; raised when old nodes cannot follow."""
 COMPRESS_ABOVE_BYTES = 1024
 _PLAIN, _ZSTD = b"\0", b"\1"
+# Text that is no UTF-8 is a ValueError.
+_NOT_UNDERSTOOD = (msgspec.DecodeError, ValueError, OverflowError, RecursionError)
 
 _T = TypeVar("_T")
 
@@ -89,7 +91,7 @@ class Codec:
             raise BadPeerMessage("message is packed in an unknown way or empty")
         try:
             message = decoder.decode(packed)
-        except (msgspec.DecodeError, RecursionError, OverflowError) as error:
+        except _NOT_UNDERSTOOD as error:
             raise BadPeerMessage(f"message is not understood: {error}") from None
         for actor in _actors(message):
             # One that is none would come back as an error of a client's request later.
