@@ -26,12 +26,9 @@ from twisted.trial.unittest import FailTest, SynchronousTestCase
 from .asking import is_replica, status
 
 PROJECT = Path(__file__).parent.parent.parent
-TWISTD = (
-    "-c",
-    "from twisted.scripts.twistd import run; run()",
-    "--nodaemon",
-    "--pidfile=",
-)
+RUN_TWISTD = "from twisted.scripts.twistd import run; run()"
+TWISTD = ("-c", RUN_TWISTD, "--nodaemon", "--pidfile=")
+TWIST = ("-m", "twisted")
 START_S = 20.0
 CONVERGE_S = 10.0
 """As promised."""
