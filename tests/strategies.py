@@ -12,6 +12,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from twisted_kvs.core.causality import (
     COUNTER_MAX,
+    DOT_COUNTER_MAX,
     Actor,
     Dot,
     Name,
@@ -49,7 +50,7 @@ ACTORS: tuple[Actor, ...] = tuple(
 
 KNOWN_NAMES: SearchStrategy[Name] = st.sampled_from(NAMES)
 KNOWN_ACTORS: SearchStrategy[Actor] = st.sampled_from(ACTORS)
-COUNTERS: SearchStrategy[int] = st.integers(1, 5) | st.integers(1, COUNTER_MAX)
+COUNTERS: SearchStrategy[int] = st.integers(1, 5) | (st.integers(1, DOT_COUNTER_MAX))
 LAMPORTS: SearchStrategy[int] = st.integers(0, 3) | st.integers(0, COUNTER_MAX)
 TIMESTAMPS: SearchStrategy[int] = st.integers(0, 3) | st.integers(0, COUNTER_MAX)
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests import strategies as kvs
 from tests.core import peer_messages
 from tests.laws import CodecLaws
-from twisted_kvs.core.causality import COUNTER_MAX, Actor
+from twisted_kvs.core.causality import COUNTER_MAX, DOT_COUNTER_MAX, Actor
 from twisted_kvs.core.codec import COMPRESS_ABOVE_BYTES, Codec
 from twisted_kvs.core.errors import BadPeerMessage
 from twisted_kvs.core.messages import (
@@ -170,7 +170,7 @@ class CodecTests(SynchronousTestCase):
 
     def test_numbers_out_of_range_are_refused(self) -> None:
         """Counters begin at 1, and nothing is above 2^63-1 or below 0 (R18)."""
-        for counter in (0, -1, COUNTER_MAX + 1, "1", 1.0, True, None):
+        for counter in (0, -1, DOT_COUNTER_MAX + 1, "1", 1.0, True, None):
             version: Fields = (ACTOR, counter, "k", b"1", 1, {})
             self.refused(self.plain("Push", 0, [version]))
             self.refused(

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from .causality import (
     COUNTER_MAX,
+    DOT_COUNTER_MAX,
     EMPTY,
     INCARNATION_BITS,
     Actor,
@@ -54,7 +55,7 @@ from .versions import Antichain, Version, WireVector, insert, winner
 from .view import ReplicaCount, View
 
 STAGE_BITS = 48
-COUNTER_PROBE = 2**43 - 1
+COUNTER_PROBE = DOT_COUNTER_MAX + 1
 """A counter that no write reaches: names the version that tests for room."""
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from .causality import (
     COUNTER_MAX,
+    DOT_COUNTER_MAX,
     Actor,
     Dot,
     Name,
@@ -31,7 +32,7 @@ KEY_CODE_POINTS_MAX = 200
 VALUE_BYTES_MAX = 16 * 2**20
 """The protocol's own limit for one value; what clients may send is an option."""
 
-Counter: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=COUNTER_MAX)]
+Counter: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=DOT_COUNTER_MAX)]
 WireVector: TypeAlias = dict[Actor, Counter]
 
 

@@ -17,7 +17,7 @@ from typing import NewType, Protocol
 
 from twisted.internet.defer import Deferred
 
-from ..core.causality import VersionVector
+from ..core.causality import DOT_COUNTER_MAX, VersionVector
 from ..core.errors import KVSError
 from ..core.messages import Commit, CommitResult, ReplicaState
 from ..core.reader import VersionReader
@@ -32,6 +32,7 @@ STORE_FORMAT = 1
 
 STORED_COUNTER_MAX = 2**43 - 1
 """A dot with a greater counter cannot be stored; nobody writes that often."""
+assert STORED_COUNTER_MAX > DOT_COUNTER_MAX, "one more, to test for room"
 
 
 class SnapshotLost(KVSError):
