@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -109,6 +109,7 @@ class Node:
         self._stopping = False
         self._working = 0
         self._idle: list[Deferred[None]] = []
+        self._folding: IDelayedCall | None = None
         self.cluster: Cluster
         self.stale_answers = 0
 
@@ -151,6 +152,8 @@ class Node:
         )
         self._settle_configuration(stored)
         self._connect_parts()
+        if cluster.committer.result.unfolded:
+            self._fold_soon()
         self.membership.start()
 
     def _connect_parts(self) -> None:
@@ -220,6 +223,7 @@ class Node:
 
     async def _stop(self) -> None:
         self._stopping = True
+        self._fold_no_more()
         if self._working:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
@@ -238,6 +242,7 @@ class Node:
     def halt(self) -> None:
         """Be dead at once, as after kill -9: for simulations; nothing is finished."""
         self._stopping = True
+        self._fold_no_more()
         self.cluster.committer.stop()
         self.cluster.halt()
 
@@ -245,7 +250,22 @@ class Node:
         if commit.minted:
             self.pushes.push(commit.minted)
         if result.unfolded:
-            self.replica.fold(self.settings.fold_versions)
+            self._fold_soon()
+
+    def _fold_soon(self) -> None:
+        # A turn for each slice: a store in memory would fold all of them in this one.
+        if self._folding is None and not self._stopping:
+            self._folding = self._clock.callLater(0, self._fold)
+
+    def _fold(self) -> None:
+        self._folding = None
+        self.replica.fold(self.settings.fold_versions)
+        self.cluster.committer.kick()
+
+    def _fold_no_more(self) -> None:
+        if self._folding is not None:
+            self._folding.cancel()
+            self._folding = None
 
     def get(self, key: str, payload: Payload) -> Deferred[Answer]:
         """Read a key: 200 or 404; fails with a ``KVSError`` only."""
