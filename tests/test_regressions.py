@@ -7,6 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_kvs.core.causality import Name
+from twisted_kvs.core.messages import Standing
 from twisted_kvs.core.payload import EMPTY_PAYLOAD
 from twisted_kvs.core.settings import Settings
 from twisted_kvs.simulation.cluster import SimulatedCluster
@@ -35,3 +36,58 @@ class FoldingTests(SynchronousTestCase):
         cluster.advance(3)
         self.assertEqual(disks[B].result.unfolded, 0)
         self.assertEqual(disks[B].count(), 400)
+
+
+class ServingTests(SynchronousTestCase):
+    """Who may say that it serves, and answer without a flag (R15)."""
+
+    def test_removed_node_makes_nobody_serve(self) -> None:
+        """A lagging node that reaches only a removed one goes on to flag its answers."""
+        cluster = SimulatedCluster(3, k=4)
+        cluster.start(NAMES)
+        cluster.advance(3)
+        cluster.network.partition([D], [A, B, C])
+        cluster.advance(4)
+        cluster.wait(cluster.nodes[A].update_view("remove", D))
+        cluster.client().put(D, "own", "written after its removal")
+        cluster.kill(C)
+        cluster.client().put(A, "k", "new")
+        cluster.network.heal()
+        cluster.network.partition([A, B], [C, D])
+        cluster.start([C], view=NAMES)
+        cluster.advance(5)
+        client = cluster.client()
+        self.assertIsNone(client.get(C, "k"))
+        self.assertTrue(client.stale)
+
+    def test_second_promotion_lags_again(self) -> None:
+        """A node that was demoted and is cut off later flags what it answers."""
+        cluster = SimulatedCluster(1, k=3)
+        cluster.start([A, B, C])
+        cluster.advance(3)
+        cluster.kill(A)
+        cluster.k = 2
+        cluster.start([A], view=[A, B, C])
+        cluster.advance(3)
+        self.assertFalse(cluster.nodes[C].cluster.is_replica)
+        cluster.network.partition([A, B], [C])
+        cluster.client().put(A, "k", "new")
+        cluster.advance(8)
+        client = cluster.client()
+        self.assertIsNone(client.get(C, "k"))
+        self.assertTrue(client.stale)
+
+    def test_one_lost_request_makes_nobody_serve(self) -> None:
+        """A lagging node that knows of one that serves waits for it, failures or not."""
+        cluster = SimulatedCluster(1, k=3)
+        cluster.start([A, B, C])
+        cluster.advance(3)
+        node = cluster.nodes[A]
+        cluster.network.partition([A], [B, C])
+        node.membership.lag()
+        cluster.advance(0.31)
+        node.membership.completed(C, Standing.LAGGING)
+        node.cluster.skip(B)
+        node.cluster.record(C).standing = Standing.LAGGING
+        node.membership.settle()
+        self.assertIsNot(node.cluster.standing, Standing.SERVING)

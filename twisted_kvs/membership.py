@@ -67,10 +67,12 @@ class Membership:
         cluster = self._cluster
         cluster.liveness.watch(cluster.view.members, cluster.now())
         is_replica = cluster.is_replica and not cluster.removed
-        if is_replica and not cluster.replica.holds_all:
+        if is_replica and (not cluster.replica.holds_all or self._was_replica is False):
+            # Also where a demoted node still has its data: others wrote meanwhile.
             cluster.replica.set_holds_all(True)
             cluster.committer.kick()
-            self.lag()
+            if self._looking is None:
+                self.lag()
         if is_replica != self._was_replica:
             role = "a replica" if is_replica else "a proxy"
             self._log.info("{me} is {role} now", me=cluster.me, role=role)
@@ -91,15 +93,27 @@ class Membership:
             self._serve("nobody to catch up with")
         elif self._looking is not None or cluster.serving_peers():
             cluster.standing = Standing.LAGGING
-        elif self._met_first:
+        elif self._met_first and not self._knows_one_that_serves():
             self._serve("met another of the first members, nobody serves yet")
         else:
             cluster.standing = Standing.PROVISIONAL
+
+    def _knows_one_that_serves(self) -> bool:
+        """Whether a live replica serves, be it one that clients should not wait for."""
+        cluster = self._cluster
+        return any(
+            cluster.record(name).standing is Standing.SERVING
+            for name in cluster.replicas()
+            if name != cluster.me
+        )
 
     def completed(self, peer: Name, standing: Standing) -> None:
         """A complete delta from ``peer``, which had this standing, is durable."""
         cluster = self._cluster
         if cluster.standing is Standing.SERVING or not cluster.is_replica:
+            return
+        if peer not in cluster.peers:
+            # Who was removed has missed what the members wrote since.
             return
         first = cluster.first_members
         if standing is Standing.SERVING:
