@@ -7,6 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_kvs.core.causality import Name
+from twisted_kvs.core.errors import Overloaded
 from twisted_kvs.core.messages import Standing
 from twisted_kvs.core.payload import EMPTY_PAYLOAD
 from twisted_kvs.core.settings import Settings
@@ -42,7 +43,7 @@ class ServingTests(SynchronousTestCase):
     """Who may say that it serves, and answer without a flag (R15)."""
 
     def test_removed_node_makes_nobody_serve(self) -> None:
-        """A lagging node that reaches only a removed one goes on to flag its answers."""
+        """A lagging node that reaches only a removed one goes on to flag answers."""
         cluster = SimulatedCluster(3, k=4)
         cluster.start(NAMES)
         cluster.advance(3)
@@ -78,7 +79,7 @@ class ServingTests(SynchronousTestCase):
         self.assertTrue(client.stale)
 
     def test_one_lost_request_makes_nobody_serve(self) -> None:
-        """A lagging node that knows of one that serves waits for it, failures or not."""
+        """A lagging node that knows of one that serves waits for it all the same."""
         cluster = SimulatedCluster(1, k=3)
         cluster.start([A, B, C])
         cluster.advance(3)
@@ -91,3 +92,31 @@ class ServingTests(SynchronousTestCase):
         node.cluster.record(C).standing = Standing.LAGGING
         node.membership.settle()
         self.assertIsNot(node.cluster.standing, Standing.SERVING)
+
+
+class DiskTests(SynchronousTestCase):
+    """Disks that are slow or full."""
+
+    def test_write_that_finds_the_disk_full_is_handed_on(self) -> None:
+        """The first write for which there is no room is taken by another replica."""
+        cluster = SimulatedCluster(2, k=3)
+        cluster.start([A, B, C])
+        cluster.advance(3)
+        cluster.disks[A].full = True
+        put = cluster.nodes[A].put("k", b"1", EMPTY_PAYLOAD)
+        self.assertEqual(cluster.wait(put).status, 201)
+        self.assertEqual(cluster.client().get(B, "k"), 1)
+
+    def test_slow_disk_keeps_no_client_waiting(self) -> None:
+        """A write that the disk does not take in time is answered within a second."""
+        cluster = SimulatedCluster(2, k=3, disk_s=(2.0, 2.1))
+        cluster.start(NAMES)
+        cluster.advance(10)
+        for name in (A, D):
+            put = cluster.nodes[name].put("k", b"1", EMPTY_PAYLOAD)
+            with self.assertRaises(Overloaded):
+                cluster.wait(put, limit_s=0.99)
+        with self.assertRaises(Overloaded):
+            cluster.wait(cluster.nodes[A].update_view("remove", D), limit_s=0.99)
+        cluster.advance(10)
+        self.assertTrue(cluster.converged())

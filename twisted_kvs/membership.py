@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 
 from .cluster import Cluster
 from .core.causality import Name, actor_name, leq
-from .core.errors import BadPeerMessage, BadRequest, PeerError
+from .core.errors import BadPeerMessage, BadRequest, Overloaded, PeerError
 from .core.messages import (
     Hello,
     HelloAnswer,
@@ -274,7 +275,14 @@ class Membership:
         for peer in dead:
             cluster.liveness.found_dead(peer, cluster.now())
         self.settle()
-        await cluster.committer.durable(commit)
+        try:
+            await cluster.committer.durable(commit).addTimeout(
+                cluster.settings.probe_s, cluster.clock
+            )
+        except DeferredTimeoutError:
+            raise Overloaded(
+                "the disk is slow: the change may or may not be kept, ask again"
+            ) from None
         await self._tell(sorted(told), dead)
         number = view.numbers.get(name, 0)
         return number, len((told | {cluster.me}) & (view.members or {cluster.me}))

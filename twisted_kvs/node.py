@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -303,10 +304,10 @@ class Node:
             serving = cluster.standing is Standing.SERVING
             turn = serving and self.settings.spread
             if not turn and not self._must_hand_on(request):
-                return await self._here(request)
+                return await self._here_or_elsewhere(request)
             targets = self.forwarder.targets(and_me=turn)
             if turn and targets[:1] == [self.me] and not self._must_hand_on(request):
-                return await self._here(request)
+                return await self._here_or_elsewhere(request)
             targets = [name for name in targets if name != self.me]
         else:
             targets = self.forwarder.targets()
@@ -317,6 +318,16 @@ class Node:
 
     def _must_hand_on(self, request: Request) -> bool:
         return request.operation is Operation.PUT and self.cluster.committer.full
+
+    async def _here_or_elsewhere(self, request: Request) -> Answer:
+        try:
+            return await self._here(request)
+        except StorageFull:
+            # Found by this very write, of which nothing is stored.
+            answer = await self.forwarder.forward(request, self.forwarder.targets())
+            if answer is None:
+                raise
+            return answer
 
     async def _here(self, request: Request) -> Answer:
         if request.operation is Operation.GET:
@@ -360,10 +371,17 @@ class Node:
         written = self.replica.put(
             request.key, request.value, payload, wall_us=self._wall_us()
         )
+        left = request.deadline - cluster.now()
         try:
-            await committer.durable(written.commit)
+            await committer.durable(written.commit).addTimeout(
+                max(left, 0), self._clock
+            )
         except DiskFull as error:
             raise StorageFull(str(error)) from None
+        except DeferredTimeoutError:
+            raise Overloaded(
+                "the disk is slow: the write may or may not be kept, put it again"
+            ) from None
         # Not before: S outlives a failed commit, and must not name what that took back.
         self.replica.answered(written.payload.vector)
         if not cluster.alone:
