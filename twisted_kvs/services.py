@@ -288,7 +288,8 @@ class KVSService(MultiService):
     def _started(self, start: Callable[[], None]) -> None:
         try:
             start()
-        except (KVSError, CannotListenError, OSError) as error:
+        # OverflowError: what sockets say to a port that is none, as in tcp:99999.
+        except (KVSError, CannotListenError, OSError, OverflowError) as error:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> NoReturn:
