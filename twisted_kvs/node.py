@@ -500,6 +500,9 @@ class Node:
         cluster = self.cluster
         if cluster.removed:
             return Refused(Removed.status, f"{self.me} was removed from the view")
+        if not cluster.view.entries:
+            # Added, and not told yet: it would answer as the only member.
+            return Refused(NOT_SERVING, f"{self.me} has no view")
         if not cluster.is_replica or cluster.standing is Standing.LAGGING:
             return Refused(NOT_SERVING, f"{self.me} does not serve")
         payload = Payload(forward.vector, forward.lamport)
