@@ -7,8 +7,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_kvs.core.causality import Name
-from twisted_kvs.core.errors import Overloaded, StorageFull
-from twisted_kvs.core.messages import Standing
+from twisted_kvs.core.errors import Overloaded
+from twisted_kvs.core.messages import Forward, Operation, Refused, Standing
 from twisted_kvs.core.payload import EMPTY_PAYLOAD
 from twisted_kvs.core.settings import Settings
 from twisted_kvs.simulation.cluster import SimulatedCluster
@@ -127,15 +127,17 @@ class NewcomerTests(SynchronousTestCase):
 
     def test_node_without_a_view_takes_no_requests_of_members(self) -> None:
         """A write goes to no node that was not told the view: it could be removed."""
-        cluster = SimulatedCluster(1, k=3)
-        cluster.start([A, B])
-        cluster.advance(3)
+        cluster = SimulatedCluster(1)
         cluster.start_alone(C)
-        view = cluster.nodes[A].cluster.view.change(C, present=True)
-        cluster.nodes[A].replica.set_view(view, cluster.nodes[A].replica.replica_count)
-        cluster.nodes[A].cluster.record(C).standing = Standing.SERVING
-        cluster.network.cut(A, B)
-        cluster.disks[A].full = True
-        with self.assertRaises(StorageFull):
-            cluster.wait(cluster.nodes[A].put("k", b"1", EMPTY_PAYLOAD))
+        forward = Forward(
+            operation=Operation.PUT,
+            key="k",
+            value=b"1",
+            vector={},
+            lamport=0,
+            seen={},
+            budget_ms=400,
+        )
+        answer = cluster.wait(cluster.nodes[C].answer_peer(A, 7, forward))
+        self.assertIsInstance(answer, Refused)
         self.assertIsNone(cluster.client().get(C, "k"))
