@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest
@@ -16,6 +18,7 @@ from .asking import Answer, get, is_replica, put, replicas, update_view
 from .harness import (
     RUN_TWISTD,
     START_S,
+    STOP_S,
     TWIST,
     TWISTD,
     ProcessCase,
@@ -183,6 +186,63 @@ class SingleTests(ProcessCase):
             (path / "twistd.pid").write_text(f"{os.getpid()}\n")
         start_all([node])
         self.assertEqual(get(name, "key").fields["value"], "value")
+
+
+class DaemonTests(ProcessCase):
+    """Nodes that go to the background, as twistd does unless told otherwise."""
+
+    def test_daemon_stores_and_stops(self) -> None:
+        """It answers, keeps what it was given, and ends when its process is told to."""
+        [name] = free_names(1)
+        for status in (201, 200):
+            self.assertEqual(self.start(name, "node").returncode, 0)
+            wait_until("it answers", lambda: is_replica(name), START_S)
+            pid = int((self.directory / "node.pid").read_text())
+            self.addCleanup(end, pid)
+            self.assertEqual(put(name, "key", "value").status, status)
+            # What keeps another from starting is told where it was started.
+            second = self.start(name, "second", KVS_LISTEN="tcp:0")
+            self.assertNotEqual(second.returncode, 0)
+            self.assertEqual(second.stdout.count("\n"), 1, second.stdout)
+            self.assertIn("kvs.lock", second.stdout)
+            os.kill(pid, signal.SIGTERM)
+            wait_until("it has ended", partial(is_gone, pid), STOP_S)
+        log = (self.directory / "node.log").read_text()
+        self.assertNotIn("Traceback", log)
+
+    def start(
+        self, name: str, files: str, **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Start a daemon; return when its parent has ended."""
+        options = (f"--pidfile={files}.pid", f"--logfile={files}.log")
+        return subprocess.run(
+            [sys.executable, "-c", RUN_TWISTD, *options, "kvs"],
+            cwd=self.directory,
+            env=clean_environment({"IPPORT": name, **settings}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=START_S,
+            text=True,
+            check=False,
+        )
+
+
+def is_gone(pid: int) -> bool:
+    """Tell whether there is no process with this pid any more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    # Perhaps nobody asks for the exit status of one whose parent ended first.
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def end(pid: int) -> None:
+    """Make sure that a process runs no more."""
+    if not is_gone(pid):
+        os.kill(pid, signal.SIGKILL)
 
 
 class ClockTests(ProcessCase):
