@@ -212,6 +212,11 @@ class ReplicaWorld:
         """A client writes, and learns of it when it is durable."""
         self._put(client, self.at(node), self.at(node), key)
 
+    def do_write(self, client: int, node: int, key: int) -> None:
+        """A client writes, and the disk is quick."""
+        self.do_put(client, node, key)
+        self.do_disk(node, 2)
+
     def do_forward(self, client: int, front: int, node: int, key: int) -> None:
         """A client writes through another node (R13)."""
         self._put(client, self.at(front), self.at(node), key)
@@ -284,6 +289,9 @@ class ReplicaWorld:
         session = self.sessions[client % len(self.sessions)]
         if not session.waiting:
             self.sessions[client % len(self.sessions)] = Session()
+
+    def do_nothing(self) -> None:
+        """Nothing happens."""
 
     def do_skew(self, node: int, skew: int) -> None:
         """A wall clock jumps."""
@@ -419,7 +427,7 @@ class ReplicaWorld:
 
     def _take(self, target: Process, peer: Name, delta: Delta) -> None:
         if not leq(delta.base, target.replica.applied.vv):
-            self.events["delta refused: base"] += 1
+            self.events["delta refused"] += 1
         elif delta.session:
             self.events["delta in parts"] += 1
 

@@ -22,6 +22,7 @@ from tests.core.invariants import Invariants, minted
 from tests.model import Oracle, joined
 from twisted_kvs.core.causality import Actor, Dot, Name, VersionVector, leq
 from twisted_kvs.core.errors import Overloaded, StorageFull
+from twisted_kvs.core.messages import Commit
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
 from twisted_kvs.core.settings import Settings
@@ -63,13 +64,13 @@ class Storm:
 
     def __init__(
         self,
+        settings: Settings | None = None,
         *,
         seed: int = 0,
         nodes: int = 4,
         k: int = 3,
         keys: int = 2,
         clients: int = 3,
-        settings: Settings | None = None,
     ) -> None:
         """Start a healthy cluster of ``nodes`` nodes, the first ``k`` as replicas."""
         self.cluster = SimulatedCluster(seed, k=k, settings=settings)
@@ -84,7 +85,7 @@ class Storm:
         self.values: dict[bytes, list[Dot]] = {}
         self.slowest_s = 0.0
         self._serial = 0
-        self.cluster.minted = self._mint
+        self.cluster.committing = self._committing
         self.cluster.after_step = self._check
         self.cluster.start(self.names)
         self.cluster.advance(0.4)
@@ -106,6 +107,12 @@ class Storm:
         return self.names[index % len(self.names)]
 
     # Who sees everything.
+
+    def _committing(self, _: Name, commit: Commit) -> None:
+        for version in commit.minted:
+            self._mint(version)
+        self.events["delta in parts"] += commit.validate is not None
+        self.events["dropped all data"] += commit.forget_all
 
     def _mint(self, version: Version) -> None:
         if version.dot not in self.oracle.writes:

@@ -6,6 +6,7 @@ One seed decides everything.  Time moves only in ``advance`` and ``run``.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -16,10 +17,10 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from ..core.causality import Name
+from ..core.messages import Commit
 from ..core.payload import EMPTY_PAYLOAD, PayloadCodec
 from ..core.secrets import DEFAULT_SECRET, Secrets
 from ..core.settings import Settings
-from ..core.versions import Version
 from ..core.view import View
 from ..node import Node
 from ..operations import Answer
@@ -98,8 +99,8 @@ class SimulatedCluster:
         self._deaths: list[str] = []
         self.after_step: Callable[[], None] = lambda: None
         """Checks that run after every step of time."""
-        self.minted: Callable[[Version], None] = lambda version: None
-        """Told of every write before anybody else can know of it."""
+        self.committing: Callable[[Name, Commit], None] = lambda name, commit: None
+        """Told of every commit of a node when it begins."""
 
     def start(
         self, names: Iterable[Name], *, view: Iterable[Name] | None = None
@@ -122,7 +123,7 @@ class SimulatedCluster:
                 self.clock,
                 self.rng,
                 delay_s=self.disk_s,
-                minted=self._tell,
+                given=functools.partial(self._tell, name),
             )
 
         def fatal(failure: Failure) -> None:
@@ -147,8 +148,8 @@ class SimulatedCluster:
         node.start(storage.open())
         self._beats[name] = self.clock.seconds() + self.rng.random() * 0.5
 
-    def _tell(self, version: Version) -> None:
-        self.minted(version)
+    def _tell(self, name: Name, commit: Commit) -> None:
+        self.committing(name, commit)
 
     def wall_us(self, name: Name) -> int:
         """Tell a node's wall clock: virtual time and its skew."""

@@ -14,7 +14,6 @@ from twisted.internet.task import Clock
 
 from ..core.errors import DiskFull
 from ..core.messages import Commit, CommitResult
-from ..core.versions import Version
 from ..storage.memory import MemoryStorage
 
 
@@ -27,21 +26,21 @@ class SimulatedDisk(MemoryStorage):
         rng: random.Random,
         *,
         delay_s: tuple[float, float],
-        minted: Callable[[Version], None],
+        given: Callable[[Commit], None],
     ) -> None:
         """
         Make an empty disk.
 
         :param rng: draws how long each commit takes.
         :param delay_s: least and greatest time of a commit.
-        :param minted: told of every own write in a commit that is given, before
-            anybody else can know of it.
+        :param given: told of every commit that begins, before anybody else can know
+            of what it holds.
         """
         super().__init__(manual=True)
         self._clock = clock
         self._rng = rng
         self._delay_s = delay_s
-        self._minted = minted
+        self._given = given
         self.full = False
         """Whether commits fail for want of room."""
         self.refused = 0
@@ -49,8 +48,7 @@ class SimulatedDisk(MemoryStorage):
 
     def commit(self, commit: Commit) -> Deferred[CommitResult]:
         """Begin a commit."""
-        for version in commit.minted:
-            self._minted(version)
+        self._given(commit)
         done = super().commit(commit)
         self._clock.callLater(self._rng.uniform(*self._delay_s), self._end, commit)
         return done
