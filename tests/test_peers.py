@@ -103,10 +103,41 @@ class GoodPeerTests(PeerCase):
         """A peer that does not answer is not asked more and more."""
         self.peer.node.answer = lambda _: Deferred()
         asked = [self.ask() for _ in range(QUESTIONS_MAX)]
-        error = self.failureResultOf(self.ask(), PeerUnreachable)
+        late = self.ask(connect_s=0.15)
+        self.assertEqual(self.net.open_connections, QUESTIONS_MAX)
+        self.net.advance(0.2)
+        error = self.failureResultOf(late, PeerUnreachable)
         self.assertIn("under way", str(error.value))
         self.net.advance(PROGRESS_S + 0.1)
         for question in asked:
+            self.failureResultOf(question, PeerTimedOut)
+
+    def test_burst_of_questions_is_answered_in_turn(self) -> None:
+        """More questions than may be under way wait for each other, and none fails."""
+        held: list[Deferred[PeerAnswer]] = []
+
+        def hold(_: PeerRequest) -> Deferred[PeerAnswer]:
+            held.append(Deferred())
+            return held[-1]
+
+        self.peer.node.answer = hold
+        asked = [self.ask() for _ in range(3 * QUESTIONS_MAX)]
+        asked[-1].addErrback(lambda failure: failure.trap(CancelledError))
+        asked[-1].cancel()
+        while held:
+            self.assertLessEqual(len(held), QUESTIONS_MAX)
+            held.pop(0).callback(ANSWER)
+            self.net.flush()
+        for question in asked:
+            self.successResultOf(question)
+
+    def test_questions_in_the_queue_end_when_the_node_stops(self) -> None:
+        """A node that stops keeps nobody waiting for a turn."""
+        self.peer.node.answer = lambda _: Deferred()
+        asked = [self.ask() for _ in range(QUESTIONS_MAX + 1)]
+        self.transport.close()
+        self.failureResultOf(asked[-1], PeerUnreachable)
+        for question in asked[:-1]:
             self.failureResultOf(question, PeerTimedOut)
 
     def test_many_peers_do_not_keep_many_connections(self) -> None:

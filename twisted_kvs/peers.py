@@ -11,11 +11,13 @@ is idempotent is repeated, once, when a kept connection proves to have been clos
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, ensureDeferred, fail
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 
 from .addresses import AddressBook, Lookup, thread_lookup
 from .connections import Connections, PeerPool, peer_agent
@@ -33,7 +35,7 @@ CONNECTIONS_KEPT_MAX = 8
 CONNECTION_IDLE_S = 30
 """Shorter than what the other end keeps them, so that it is us who close."""
 QUESTIONS_MAX = 64
-"""Under way to one peer."""
+"""Under way to one peer; others wait for their turn."""
 PEERS_MAX = 64
 """Whose connections are kept, besides those in use."""
 
@@ -48,6 +50,8 @@ class _Peer:
         # Twisted would repeat what it takes for idempotent; see Conversation.
         self.pool.retryAutomatically = False
         self.conversations: set[Conversation] = set()
+        self.waiting: dict[Deferred[None], None] = {}
+        """Questions that wait for the end of another, the first to come first."""
 
 
 class TreqTransport:
@@ -92,26 +96,50 @@ class TreqTransport:
         if self._closed:
             return fail(PeerUnreachable("this node is stopping"))
         known = self._known(peer)
-        if len(known.conversations) >= QUESTIONS_MAX:
-            return fail(PeerUnreachable(f"{QUESTIONS_MAX} questions are under way"))
-        conversation = Conversation(
-            Question(
-                peer=peer,
-                body=self._codec.encode(request),
-                repeatable=_is_repeatable(request),
-                connect_s=connect_s,
-                total_s=total_s,
-            ),
-            pool=known.pool,
-            wiring=self._wiring,
+        question = Question(
+            peer=peer,
+            body=self._codec.encode(request),
+            repeatable=_is_repeatable(request),
+            connect_s=connect_s,
+            total_s=total_s,
         )
+        if len(known.conversations) >= QUESTIONS_MAX:
+            return ensureDeferred(self._in_turn(known, question))
+        return self._converse(known, question)
+
+    def _converse(self, known: _Peer, question: Question) -> Deferred[Reply]:
+        conversation = Conversation(question, pool=known.pool, wiring=self._wiring)
         known.conversations.add(conversation)
 
         def over(result: Any) -> Any:
             known.conversations.discard(conversation)
+            if known.waiting:
+                next(iter(known.waiting)).callback(None)
             return result
 
         return conversation.start().addBoth(over)
+
+    async def _in_turn(self, known: _Peer, question: Question) -> Reply:
+        """Wait for a place, which counts as connecting: a burst is no failure."""
+        began = self._reactor.seconds()
+        turn: Deferred[None] = Deferred()
+        known.waiting[turn] = None
+        turn.addBoth(_leave, known.waiting, turn)
+        try:
+            await turn.addTimeout(
+                min(question.connect_s, question.total_s), self._reactor
+            )
+        except DeferredTimeoutError:
+            raise PeerUnreachable(f"{QUESTIONS_MAX} questions are under way") from None
+        waited = self._reactor.seconds() - began
+        return await self._converse(
+            known,
+            replace(
+                question,
+                connect_s=question.connect_s - waited,
+                total_s=question.total_s - waited,
+            ),
+        )
 
     def close(self) -> Deferred[None]:
         """
@@ -121,6 +149,8 @@ class TreqTransport:
         """
         self._closed = True
         for peer in self._peers.values():
+            for turn in list(peer.waiting):
+                turn.errback(PeerUnreachable("this node is stopping"))
             for conversation in list(peer.conversations):
                 conversation.stop(
                     PeerTimedOut("this node is stopping")
@@ -140,6 +170,11 @@ class TreqTransport:
             self._peers.pop(name).pool.closeCachedConnections()
         self._peers[peer] = known
         return known
+
+
+def _leave(result: Any, waiting: dict[Deferred[None], None], turn: Any) -> Any:
+    del waiting[turn]
+    return result
 
 
 def _is_repeatable(request: PeerRequest) -> bool:
