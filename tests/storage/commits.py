@@ -21,7 +21,7 @@ from twisted_kvs.core.messages import (
 )
 from twisted_kvs.core.versions import Version, version_hash
 from twisted_kvs.core.view import Member, ReplicaCount
-from twisted_kvs.storage.api import START, Snapshot
+from twisted_kvs.storage.api import START, Cursor, Snapshot
 
 NAME = Name("10.0.0.1:8080")
 A, B, C = (make_actor(Name(f"10.0.0.{n}:8080"), n) for n in (1, 2, 3))
@@ -91,16 +91,14 @@ def listing(
 ) -> list[list[Version]]:
     """Read all parts of what ``base`` lacks."""
     parts = []
-    cursor = START
+    cursor: Cursor | None = START
     while cursor is not None:
-        part, after = snapshot.missing(
-            base or {}, cursor, versions_max=versions_max, bytes_max=bytes_max
+        before = cursor
+        part, cursor = snapshot.missing(
+            base or {}, before, versions_max=versions_max, bytes_max=bytes_max
         )
         parts.append(part)
-        assert after is None or after != cursor, "a listing that stands still"
-        if after is None:
-            return parts
-        cursor = after
+        assert cursor is None or cursor > before, "a listing that stands still"
     return parts
 
 

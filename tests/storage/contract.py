@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_kvs.core.causality import Dot
+from twisted_kvs.core.causality import DOT_COUNTER_MAX, Actor, Dot
 from twisted_kvs.core.messages import Commit, CommitResult, ReplicaState
 from twisted_kvs.core.versions import Version
 from twisted_kvs.storage.api import (
@@ -115,7 +115,7 @@ class StorageContract(StorageCase):
     def test_versions_come_back_whole(self) -> None:
         """What is read of a key is what was stored, in every field."""
         stored = version(
-            A, 7, "k", past={B: 2**63 - 1, C: 1}, value=b'"\xc3\xa4\\u0000"'
+            A, 7, "k", past={B: DOT_COUNTER_MAX, C: 1}, value=b'"\xc3\xa4\\u0000"'
         )
         self.put(stored)
         (found,) = self.storage.versions("k")
@@ -502,7 +502,7 @@ class StorageContract(StorageCase):
         """A delta holds exactly what the asker does not cover, by actor in order."""
         self.put(*run_of(B, range(1, 5)), *run_of(A, [1, 2]), version(C, 5))
         snapshot = self.storage.snapshot()
-        found = listed(snapshot, {B: 2, C: 5, "stranger": 9})
+        found = listed(snapshot, {B: 2, C: 5, Actor("10.0.0.9:1#0"): 9})
         self.assertEqual(dots(found), [(A, 1), (A, 2), (B, 3), (B, 4)])
         for actor in (A, B):
             counters = [x.counter for x in found if x.actor == actor]
@@ -556,7 +556,7 @@ class StorageContract(StorageCase):
 
     def test_greatest_counter(self) -> None:
         """Counters up to the limit are stored, one above it is refused."""
-        last = version(A, STORED_COUNTER_MAX)
+        last = version(A, DOT_COUNTER_MAX)
         self.put(last, version(B, 1, "other"))
         self.assertEqual(dots(self.visible()), dots([last, version(B, 1)]))
         before = self.storage.result

@@ -12,15 +12,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_kvs.core.causality import (
@@ -85,11 +78,10 @@ class _Far(_Writer):
         )
 
 
-class StoresMachine(RuleBasedStateMachine):
+class _TwoStores:
     """One replica on both stores at once."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.directory = Path(tempfile.mkdtemp())
         self.path = self.directory / "0"
         self.starts = 0
@@ -118,8 +110,7 @@ class StoresMachine(RuleBasedStateMachine):
         self.commits.number = self.stage = 0
         self.whole: list[Version] | None = None
 
-    def teardown(self) -> None:
-        self.check_snapshots()
+    def end(self) -> None:
         for store in self.stores:
             store.close()
         shutil.rmtree(self.directory)
@@ -151,25 +142,52 @@ class StoresMachine(RuleBasedStateMachine):
         for dot in gone:
             del self.visible[dot]
 
+    def step(self, what: str, key: str, *, number: int, flag: bool) -> None:
+        """Let one thing happen."""
+        far_actor = (B, C)[number % 2]
+        match what:
+            case "write":
+                self.write(key, knowing=flag)
+            case "write_far":
+                keys = [key, *KEYS][: number + 1]
+                self.write_far(far_actor, keys, knowing=flag)
+            case "push":
+                self.push(far_actor)
+            case "far_pulls":
+                self.far_pulls()
+            case "pull":
+                self.pull(key, far_actor, between=number, folded=2 * flag)
+            case "begin":
+                self.begin_delta()
+            case "part" if self.whole is not None:
+                self.part(number)
+            case "finish" if self.whole is not None:
+                self.finish_delta()
+            case "drop" if self.whole is not None:
+                self.drop_delta()
+            case "fold":
+                self.fold(1 + number)
+            case "forget" if flag:
+                self.forget()
+            case "crash" if flag:
+                self.crash()
+            case "snapshot":
+                self.take_snapshot()
+            case "compare":
+                self.compare_snapshots()
+
     # What happens to the replica.
 
-    @rule(key=st.sampled_from(KEYS), knowing=st.booleans())
     def write(self, key: str, knowing: bool) -> None:
         """A client writes here."""
         self.accept(self.near.mint(self.actor, key, knowing=knowing))
 
-    @rule(
-        actor=st.sampled_from([B, C]),
-        keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=5),
-        knowing=st.booleans(),
-    )
     def write_far(self, actor: Actor, keys: list[str], knowing: bool) -> None:
         """A client writes at the other replica."""
         for key in keys:
             minted = self.far.mint(actor, key, knowing=knowing)
             self.far.take([minted], {actor: minted.counter})
 
-    @rule(actor=st.sampled_from([B, C]))
     def push(self, actor: Actor) -> None:
         """The other replica pushes the next version of an actor (R8)."""
         turn = actor, self.commits.vv.get(actor, 0) + 1
@@ -177,14 +195,24 @@ class StoresMachine(RuleBasedStateMachine):
             if one.dot == turn:
                 self.accept(one)
 
-    @rule()
     def far_pulls(self) -> None:
         """The other replica takes all that is here."""
         snapshot = self.sqlite.snapshot()
         self.far.take(listed(snapshot, self.far.vv), snapshot.state.vv)
         snapshot.close()
 
-    @rule()
+    def pull(self, key: str, actor: Actor, *, between: int, folded: int) -> None:
+        """A whole delta, with other versions arriving while it is under way."""
+        self.begin_delta()
+        self.part(2)
+        if between in {1, 3}:
+            self.push(actor)
+        if between in {2, 3}:
+            self.write(key, knowing=True)
+        self.finish_delta()
+        if folded:
+            self.fold(folded)
+
     def begin_delta(self) -> None:
         """The replica begins to pull; a delta that was under way is left lying."""
         self.stage += 1
@@ -192,17 +220,13 @@ class StoresMachine(RuleBasedStateMachine):
         self.claim = self.far.vv
         self.came = 0
 
-    @precondition(lambda self: self.whole is not None)
-    @rule(size=st.integers(1, 4))
     def part(self, size: int) -> None:
         """A part of the delta comes in; past the last one, the first comes again."""
-        assert self.whole is not None
-        part = self.whole[self.came : self.came + size]
+        whole = self.whole or []
+        part = whole[self.came : self.came + size]
         self.came += len(part)
-        self.finish(self.commits.part(self.stage, part or self.whole[:size]))
+        self.finish(self.commits.part(self.stage, part or whole[:size]))
 
-    @precondition(lambda self: self.whole is not None)
-    @rule()
     def finish_delta(self) -> None:
         """The rest of the delta comes in, and it becomes valid (R7)."""
         assert self.whole is not None
@@ -215,14 +239,11 @@ class StoresMachine(RuleBasedStateMachine):
                 self.visible[one.dot] = one
         self.whole = None
 
-    @precondition(lambda self: self.whole is not None)
-    @rule()
     def drop_delta(self) -> None:
         """The delta breaks off."""
         self.finish(self.commits.drop(self.stage))
         self.whole = None
 
-    @rule(count=st.integers(1, 4))
     def fold(self, count: int) -> None:
         """A slice is folded."""
         before = [store.result.unfolded for store in self.stores]
@@ -230,7 +251,6 @@ class StoresMachine(RuleBasedStateMachine):
         for store, left in zip(self.stores, before, strict=True):
             assert store.result.unfolded < left or not left
 
-    @rule()
     def forget(self) -> None:
         """The replica is demoted, when the other one has all (R15)."""
         self.far_pulls()
@@ -240,10 +260,9 @@ class StoresMachine(RuleBasedStateMachine):
         self.actor = make_actor(NAME, self.starts)
         self.whole = None
 
-    @rule()
     def crash(self) -> None:
         """The process is killed and started again."""
-        self.check_snapshots()
+        self.compare_snapshots()
         self.memory.crash()
         killed = self.path
         self.path = self.directory / str(self.starts)
@@ -253,7 +272,6 @@ class StoresMachine(RuleBasedStateMachine):
         self.sqlite = self.make_sqlite()
         self.start()
 
-    @rule()
     def take_snapshot(self) -> None:
         """A delta for somebody begins."""
         assert self.stored is not None
@@ -261,8 +279,7 @@ class StoresMachine(RuleBasedStateMachine):
             snapshot = store.snapshot()
             self.snapshots.append((snapshot, self.stored, dots(listed(snapshot))))
 
-    @rule()
-    def check_snapshots(self) -> None:
+    def compare_snapshots(self) -> None:
         """Deltas that were begun show what they showed, and end."""
         for snapshot, stored, seen in self.snapshots:
             assert dots(listed(snapshot)) == seen
@@ -272,7 +289,11 @@ class StoresMachine(RuleBasedStateMachine):
 
     # What can be seen at any time.
 
-    @invariant()
+    def check(self) -> None:
+        """See that all is as it must be after every step."""
+        self.shows_what_the_rules_say()
+        self.equal_knowledge_is_equal_state()
+
     def shows_what_the_rules_say(self) -> None:
         """Every key reads right, and hash and count are those of what is there."""
         assert self.stored is not None
@@ -290,7 +311,6 @@ class StoresMachine(RuleBasedStateMachine):
                 left = [dot for chain in chains.values() for dot in chain]
                 assert dots(seen) == sorted(left), "dominated versions were left"
 
-    @invariant()
     def equal_knowledge_is_equal_state(self) -> None:
         """Two replicas that know the same hold the same."""
         if self.commits.vv == self.far.vv:
@@ -298,13 +318,38 @@ class StoresMachine(RuleBasedStateMachine):
                 assert dots(self.chain(key)) == dots(self.far.chains[key])
 
 
-class AgreementTests(SynchronousTestCase):
-    """Runs the machine."""
+# What happens, the more frequent more often.
+STEPS = (
+    *["write", "write_far", "write_far", "push", "pull", "pull", "fold", "snapshot"],
+    *["begin", "part", "part", "finish", "drop", "far_pulls", "compare"],
+    *["crash", "forget"],
+)
 
-    def test_stores_agree_whatever_happens(self) -> None:
+
+def _steps() -> st.SearchStrategy[list[tuple[str, str, int, bool]]]:
+    step = st.tuples(
+        st.sampled_from(STEPS),
+        st.sampled_from(KEYS),
+        st.integers(0, 4),
+        st.booleans(),
+    )
+    return st.lists(step, min_size=40, max_size=60)
+
+
+class AgreementTests(SynchronousTestCase):
+    """Runs both stores through drawn histories."""
+
+    @settings(max_examples=settings().max_examples // 3)
+    @given(steps=_steps())
+    def test_stores_agree_whatever_happens(
+        self, steps: list[tuple[str, str, int, bool]]
+    ) -> None:
         """The durable store and the one in memory show the same, and the right."""
-        quicker = settings(max_examples=40, stateful_step_count=40)
-        random = not settings().derandomize
-        run_state_machine_as_test(
-            StoresMachine, settings=settings() if random else quicker
-        )
+        stores = _TwoStores()
+        try:
+            for what, key, number, flag in steps:
+                stores.step(what, key, number=number, flag=flag)
+                stores.check()
+            stores.compare_snapshots()
+        finally:
+            stores.end()

@@ -226,7 +226,7 @@ class DamageTests(DirectoryCase):
         self.database.unlink()
         message = self.refused_untouched()
         self.names(self.database, message)
-        self.assertIn("missing", message)
+        self.assertIn("says that there was one", message)
 
     def test_missing_identity(self) -> None:
         """A database that nobody vouches for is not taken for ours."""

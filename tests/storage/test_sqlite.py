@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import resource
 import shutil
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_kvs.core.errors import DiskFull
+from twisted_kvs.core.messages import Commit, CommitResult
 from twisted_kvs.storage.api import START, SnapshotLost, Storage
 from twisted_kvs.storage.sqlite import WAL_BYTES_MAX, SqliteStorage
 from twisted_kvs.storage.thread import CallersThread, CallRunner, StoreThread
@@ -63,6 +65,33 @@ class _Sqlite(contract.StorageCase):
 
 class SqliteTests(_Sqlite, contract.StorageContract):
     """Commits written where they are made, without a thread."""
+
+
+class DiskTests(_Sqlite):
+    """What is on the disk beside what can be seen."""
+
+    def rows(self) -> int:
+        """Count the rows of versions, by another connection."""
+        connection = sqlite3.connect(self.path / "kvs.sqlite")
+        try:
+            (count,) = connection.execute("SELECT count(*) FROM version").fetchone()
+        finally:
+            connection.close()
+        return int(count)
+
+    def test_dropped_stage_takes_no_room(self) -> None:
+        """A delta that broke off leaves no rows, be it by a crash."""
+        self.put(version(A, 1))
+        self.stage(1, *run_of(B, range(1, 2501)))
+        self.finish(self.commits.drop(1))
+        self.assertEqual(self.rows(), 1)
+        self.stage(2, *run_of(B, range(1, 2501)))
+        self.stage(3, *run_of(C, range(1, 2501)))
+        self.finish(self.commits.validate(3, {C: 2500}))
+        self.assertEqual(self.rows(), 5001)
+        self.restart()
+        self.assertEqual(self.rows(), 2501)
+        self.assertEqual(len(self.visible()), 2501)
 
 
 class _SlowThread:
@@ -114,7 +143,7 @@ class PublicationTests(_Sqlite):
         self.thread.answer()
         self.successResultOf(closed)
 
-    def give(self, commit: contract.Commit) -> Deferred[contract.CommitResult]:
+    def give(self, commit: Commit) -> Deferred[CommitResult]:
         done = self.storage.commit(commit)
         self.thread.answer()
         return done
@@ -338,7 +367,7 @@ class ThreadTests(_Sqlite):
     def close(self) -> None:
         self.successResultOf(self.reactor.wait_for(self.storage.close()))
 
-    def give(self, commit: contract.Commit) -> Deferred[contract.CommitResult]:
+    def give(self, commit: Commit) -> Deferred[CommitResult]:
         return self.reactor.wait_for(self.storage.commit(commit))
 
     def test_thread_lives_as_long_as_the_store_is_open(self) -> None:

@@ -297,7 +297,7 @@ class MemoryStorage(Storage):
         self._actors.setdefault(version.actor, _ActorRows()).add(version.counter, row)
         if stage:
             self._stages.setdefault(stage, {})[version.dot] = row
-        self._tally.enter(stage, 1, row.hash)
+        self._tally.enter(stage, rows=1, joined_hash=row.hash)
         self._size_bytes += _size(version)
 
     def _remove(self, dot: Dot) -> None:

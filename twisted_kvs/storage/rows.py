@@ -84,7 +84,7 @@ class ActorNumbers:
         return number
 
     def store_new(self) -> None:
-        """Write the actors that were numbered since the last commit."""
+        """Write the actors that no commit has stored yet; one may have failed."""
         new = range(self._stored + 1, len(self._names) + 1)
         if new:
             self._connection.executemany(
@@ -94,11 +94,6 @@ class ActorNumbers:
     def committed(self) -> None:
         """What ``store_new`` wrote is durable."""
         self._stored = len(self._names)
-
-    def rolled_back(self) -> None:
-        """Forget the actors that were numbered since the last commit."""
-        for number in range(self._stored + 1, len(self._names) + 1):
-            del self._numbers[self._names.pop(number)]
 
     def dot(self, dot: Dot) -> int | None:
         """Tell the key of a dot's row; None if there can be no such row."""

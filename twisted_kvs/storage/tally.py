@@ -54,7 +54,7 @@ class Tally:
         """Tell whether the versions of a stage are visible."""
         return not stage or stage in self.valid
 
-    def enter(self, stage: int, rows: int, joined_hash: int) -> None:
+    def enter(self, stage: int, *, rows: int, joined_hash: int) -> None:
         """
         Versions come into stage 0 or into one that is being filled.
 

@@ -138,7 +138,6 @@ class CommitWriter:
                 self._connection.execute("COMMIT")
         except BaseException:
             self._tally, self._garbage = before, garbage
-            self._actors.rolled_back()
             # Some errors have rolled it back already.
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -312,7 +311,9 @@ class CommitWriter:
                     statement, [column for row in chunk for column in row]
                 )
                 done += size
-        self._tally.enter(stage, len(rows), join_hashes(row[6] for row in rows))
+        self._tally.enter(
+            stage, rows=len(rows), joined_hash=join_hashes(row[6] for row in rows)
+        )
         bytes_ = sum(len(row[1]) + len(row[2]) + _ROW_BYTES for row in rows)
         self._pages += bytes_ // PAGE_BYTES + self._scattered(len(rows))
 
