@@ -64,21 +64,42 @@ class PendingChains:
         steps = self._steps.get(key)
         return self._reader.versions(key) if steps is None else steps[0][1]
 
-    def change(self, key: str, chain: Antichain, commit: int) -> None:
-        """Note what commit ``commit`` makes of a key; it is the newest commit."""
+    def change(
+        self,
+        key: str,
+        chain: Antichain,
+        commit: int,
+        *,
+        before: Antichain | None = None,
+    ) -> None:
+        """
+        Note what commit ``commit`` makes of a key; it is the newest commit.
+
+        :param before: what ``applied`` gave in this turn; None: it is read.
+        """
         steps = self._steps.get(key)
         if steps is None:
-            steps = self._steps[key] = [(0, self._reader.versions(key))]
-            if self._forgotten is not None:
-                steps.append((self._forgotten, ()))
-            for validation in self._validations:
-                staged = self._with_staged(validation, key, steps[-1][1])
-                steps.append((validation.commit, staged))
+            steps = self._steps[key] = self._steps_from(key, before)
         assert steps[-1][0] <= commit, "commits are applied in order"
         if steps[-1][0] == commit:
             steps[-1] = (commit, chain)
         else:
             steps.append((commit, chain))
+
+    def _steps_from(
+        self, key: str, applied: Antichain | None
+    ) -> list[tuple[int, Antichain]]:
+        under_way = self._forgotten is not None or self._validations
+        if applied is not None and not under_way:
+            # Then it is durable: not read again.
+            return [(0, applied)]
+        steps = [(0, self._reader.versions(key))]
+        if self._forgotten is not None:
+            steps.append((self._forgotten, ()))
+        for validation in self._validations:
+            staged = self._with_staged(validation, key, steps[-1][1])
+            steps.append((validation.commit, staged))
+        return steps
 
     def difference(self, key: str, commit: int) -> tuple[list[Version], list[Dot]]:
         """

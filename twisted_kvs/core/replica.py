@@ -567,7 +567,7 @@ class Replica:
         self._changed = True
         joined = insert(chain, version)
         if joined is not chain:
-            self._pending.change(version.key, joined, self._collecting)
+            self._pending.change(version.key, joined, self._collecting, before=chain)
             self._touched[version.key] = None
 
     def _know(self, vv: VersionVector) -> None:
