@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from twisted_kvs.core.causality import Name
@@ -141,3 +142,21 @@ class NewcomerTests(SynchronousTestCase):
         answer = cluster.wait(cluster.nodes[C].answer_peer(A, 7, forward))
         self.assertIsInstance(answer, Refused)
         self.assertIsNone(cluster.client().get(C, "k"))
+
+    def test_two_additions_at_once_tell_different_numbers(self) -> None:
+        """Two nodes that are added at different members are told their own numbers."""
+        cluster = SimulatedCluster(1, k=3)
+        cluster.start([A, B])
+        cluster.advance(3)
+        numbers: dict[Name, int] = {}
+        for at, name in ((A, D), (B, C)):
+            cluster.start_alone(name)
+            added = cluster.nodes[at].update_view("add", name)
+            added.addCallback(
+                lambda answer, name: numbers.update(
+                    {name: msgspec.json.decode(answer.body)["node_id"]}
+                ),
+                name,
+            )
+        cluster.advance(1)
+        self.assertEqual(numbers, {C: 2, D: 3})

@@ -284,7 +284,8 @@ class Membership:
                 "the disk is slow: the change may or may not be kept, ask again"
             ) from None
         await self._tell(sorted(told), dead)
-        number = view.numbers.get(name, 0)
+        # As of now: another node may have added one at the same time.
+        number = cluster.view.numbers.get(name, 0)
         return number, len((told | {cluster.me}) & (view.members or {cluster.me}))
 
     def _check_removable(self, name: Name) -> None:
