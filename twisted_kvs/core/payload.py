@@ -77,8 +77,7 @@ class PayloadCodec:
             bytes, at ``CACHED_TOKEN_BYTES`` each.
         """
         assert cache_size > 1
-        self._signing_key = secrets.token_keys[0]
-        self._keys = secrets.token_keys
+        self._macs = [_Mac(key) for key in secrets.token_keys]
         # Two generations are a cheap form of "least recently used": when the young one
         # is full it becomes the old one, and what was not asked for since then goes.
         self._young: dict[str, Payload] = {}
@@ -97,7 +96,7 @@ class PayloadCodec:
         if not payload.vector and not payload.lamport:
             return ""
         body = _PREFIX + _base64(_pack(payload))
-        token = f"{body}.{_mac(self._signing_key, body)}"
+        token = f"{body}.{self._macs[0].text(body)}"
         # The client will send it back.
         self._remember(token, payload)
         return token
@@ -128,7 +127,9 @@ class PayloadCodec:
         if not (token.isascii() and body.startswith(_PREFIX)):
             raise BadPayload(_NOT_ISSUED)
         # Compared as text, and over text: a token has one form only.
-        if not any(hmac.compare_digest("." + _mac(k, body), mac) for k in self._keys):
+        if not any(
+            hmac.compare_digest("." + own.text(body), mac) for own in self._macs
+        ):
             raise BadPayload(_NOT_ISSUED)
         return _unpack(body.removeprefix(_PREFIX))
 
@@ -177,9 +178,21 @@ def _base64(packed: bytes) -> str:
     return urlsafe_b64encode(packed).rstrip(b"=").decode()
 
 
-def _mac(key: bytes, body: str) -> str:
-    digest = hmac.digest(key, body.encode(), hashlib.sha256)
-    return urlsafe_b64encode(digest[:_MAC_BYTES]).decode()
+class _Mac:
+    """HMAC-SHA-256 under one key, cut; hashes the key once (RFC 2104, section 4)."""
+
+    def __init__(self, key: bytes) -> None:
+        block = hashlib.sha256().block_size
+        assert len(key) <= block
+        padded = key.ljust(block, b"\0")
+        self._inner = hashlib.sha256(bytes(x ^ 0x36 for x in padded))
+        self._outer = hashlib.sha256(bytes(x ^ 0x5C for x in padded))
+
+    def text(self, body: str) -> str:
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(body.encode())
+        outer.update(inner.digest())
+        return urlsafe_b64encode(outer.digest()[:_MAC_BYTES]).decode()
 
 
 @lru_cache(maxsize=_CACHED_ACTORS_MAX)
