@@ -34,6 +34,7 @@ class Network:
         self._routes = routes
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
+        self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._side: Mapping[str, int] = {}
         self.held = 0
@@ -70,9 +71,14 @@ class Network:
             ) -> None:
                 self._spawn(self._relay(reader, writer, receiver))
 
-            await asyncio.start_server(accept, host, int(port))
+            server = await asyncio.start_server(accept, host, int(port))
+            self._servers.append(server)
 
     async def _end(self) -> None:
+        for server in self._servers:
+            server.close()
+        # What was just accepted becomes a task in the next turn.
+        await asyncio.sleep(POLL_S)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
