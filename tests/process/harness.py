@@ -236,7 +236,6 @@ class ProcessCase(SynchronousTestCase):
         *,
         at: str | None = None,
         command: Sequence[str] = TWISTD,
-        directory: Path | None = None,
         **settings: str,
     ) -> NodeProcess:
         """
@@ -248,9 +247,7 @@ class ProcessCase(SynchronousTestCase):
         """
         if name is not None:
             settings["IPPORT"] = name
-        node = NodeProcess(
-            directory or self.directory, settings, at=at, command=command
-        )
+        node = NodeProcess(self.directory, settings, at=at, command=command)
         self.nodes.append(node)
         return node
 
