@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 from pathlib import Path
+from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -26,7 +27,7 @@ class DirectoryCase(SynchronousTestCase):
     """A directory with stores that are opened in it."""
 
     def setUp(self) -> None:
-        self.path = Path(self.mktemp())
+        self.path = Path(self.mktemp()).absolute()
         self.opened: list[SqliteStorage] = []
         self.addCleanup(self.close)
 
@@ -182,11 +183,11 @@ class CheckTests(DirectoryCase):
         """A check of a store leaves its files, starts no thread and keeps no lock."""
         self.fill()
         before, threads = self.content(), threading.active_count()
-        descriptors = len(os.listdir("/proc/self/fd"))
+        descriptors = len(os.listdir("/dev/fd"))
         check_directory(self.path, name=NAME, fingerprints=("f1",))
         self.assertEqual(self.content(), before)
         self.assertEqual(threading.active_count(), threads)
-        self.assertEqual(len(os.listdir("/proc/self/fd")), descriptors)
+        self.assertEqual(len(os.listdir("/dev/fd")), descriptors)
         self.assertIsNotNone(self.store().open())
 
     def test_check_of_a_store_that_was_killed(self) -> None:
@@ -344,5 +345,7 @@ class UnusableTests(DirectoryCase):
 
     def test_directory_that_cannot_be_written(self) -> None:
         """A directory that takes no files is refused."""
+        if not Path("/proc/self").exists():
+            raise SkipTest("no directory here that takes no files of root")
         self.path = Path("/proc/self/kvs")
         self.assertIn("/proc", self.refusal())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import resource
 import shutil
@@ -63,6 +64,21 @@ class _Sqlite(contract.StorageCase):
         return self.make()
 
 
+class DaemonTests(_Sqlite):
+    """What a daemon does between the check and the opening."""
+
+    def test_directory_is_that_of_the_start(self) -> None:
+        """A relative directory stays where it was when the process was configured."""
+        self.path = Path(self.mktemp())
+        store = self.in_directory(CallersThread())
+        here = Path.cwd()
+        self.addCleanup(os.chdir, here)
+        os.chdir("/")
+        store.open()
+        self.successResultOf(store.close())
+        self.assertTrue((here / self.path / "kvs.sqlite").exists())
+
+
 class SqliteTests(_Sqlite, contract.StorageContract):
     """Commits written where they are made, without a thread."""
 
@@ -115,6 +131,8 @@ class _SlowThread:
 
         self._calls.append(work)
         return done
+
+    run_beside = run
 
     def stop(self) -> Deferred[None]:
         return succeed(None)
@@ -399,6 +417,21 @@ class ThreadTests(_Sqlite):
             snapshot.close()
             self.successResultOf(self.reactor.wait_for(done))
             self.assertEqual(self.held(), [(A, n)])
+
+    def test_long_work_is_done_beside_commits(self) -> None:
+        """What may take long does not hold up what is written in turn."""
+        thread = StoreThread(self.reactor)
+        go_on = threading.Event()
+        beside = thread.run_beside(lambda: go_on.wait(WAIT_S))
+        self.assertEqual(self.successResultOf(self.turn(thread, lambda: 1)), 1)
+        self.assertNoResult(beside)
+        go_on.set()
+        self.assertTrue(self.successResultOf(self.reactor.wait_for(beside)))
+        self.successResultOf(self.reactor.wait_for(thread.stop()))
+
+    def turn(self, thread: StoreThread, call: Callable[[], T]) -> Deferred[T]:
+        """Let a thread run a call."""
+        return self.reactor.wait_for(thread.run(call))
 
     def test_errors_come_back_to_the_caller(self) -> None:
         """What fails on the thread fails the commit, and the thread goes on."""

@@ -61,6 +61,8 @@ class StoreDirectory:
         :param fingerprints: of the secrets that this node knows, the signing one first.
         """
         assert fingerprints
+        # Absolute, since a daemon may change to another directory.
+        path = path.absolute()
         self.path = path
         self.database = path / DATABASE_FILE
         self._lock_path = path / LOCK_FILE

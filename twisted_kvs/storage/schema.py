@@ -33,7 +33,7 @@ READ_BYTES = 2**20
 PAGE_BYTES = 8192
 CACHE_KIB = 16 * 1024
 SNAPSHOT_CACHE_KIB = 1024
-LOG_KEPT_BYTES = 64 * 2**20
+LOG_KEPT_BYTES = 16 * 2**20
 """The log file is cut to this size when it starts anew."""
 BUSY_MS = 5000
 """Only somebody who looks into the file with other tools makes us wait."""

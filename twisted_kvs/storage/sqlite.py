@@ -30,6 +30,7 @@ from .api import START, Cursor, Snapshot, SnapshotLost, Storage
 from .directory import StoreDirectory
 from .rows import ActorNumbers
 from .schema import (
+    LOG_KEPT_BYTES,
     SELECT_VERSIONS,
     SNAPSHOT_CACHE_KIB,
     Record,
@@ -40,9 +41,13 @@ from .schema import (
 )
 from .tally import Tally
 from .thread import CallRunner
-from .writing import CommitWriter
+from .writing import CommitWriter, Due, work_off_log
 
 WAL_BYTES_MAX = 2**30
+BESIDE_BYTES = 32 * 2**20
+"""Commits do not wait while a longer log is worked off: 0.1 s for 80 MB, and more on
+slow disks."""
+assert LOG_KEPT_BYTES < BESIDE_BYTES
 IDLE_SNAPSHOTS_MAX = 4
 
 _OF_KEY = "SELECT dot, value, ts, past, stage FROM version WHERE key = ?"
@@ -99,6 +104,7 @@ class SqliteStorage(Storage):
         self._wal_bytes_max = wal_bytes_max
         self._writer: CommitWriter | None = None
         self._tending = False
+        self._tended: Deferred[None] = succeed(None)
         self._broken: Failure | None = None
         self._snapshots: dict[SqliteSnapshot, None] = {}
         self._idle: list[sqlite3.Connection] = []
@@ -129,8 +135,7 @@ class SqliteStorage(Storage):
         self._first_stage = self._writer.first_stage
         self._known: tuple[bytes, Record] | None = None
         self._tally = Tally() if record is None else record.tally()
-        if self._writer.due:
-            self._tend()
+        self._tend(self._writer.due)
         return None if record is None else record.state
 
     def close(self) -> Deferred[None]:
@@ -142,15 +147,16 @@ class SqliteStorage(Storage):
         for connection in (*self._idle, self._reader):
             connection.close()
         self._idle.clear()
-        # The last connection works off the log, so that is done by the writer.
-        closed = self._thread.run(writer.close)
-        closed.addCallback(lambda _: self._thread.stop())
-        closed.addBoth(self._release)
-        return closed
+        return ensureDeferred(self._close(writer))
 
-    def _release(self, result: None) -> None:
-        self._directory.release()
-        return result
+    async def _close(self, writer: CommitWriter) -> None:
+        try:
+            await self._tended
+            # The last connection works off the log: not on the reactor's thread.
+            await self._thread.run(writer.close)
+            await self._thread.stop()
+        finally:
+            self._directory.release()
 
     # Reading.
 
@@ -216,11 +222,10 @@ class SqliteStorage(Storage):
         # Another Deferred than the writer's: to cancel it must not undo a commit.
         done: Deferred[CommitResult] = Deferred()
 
-        def publish(written: tuple[Record, bool]) -> None:
+        def publish(written: tuple[Record, Due]) -> None:
             record, due = written
             self._tally = record.tally()
-            if due:
-                self._tend()
+            self._tend(due)
             done.callback(self._tally.result)
 
         self._thread.run(partial(_written, writer, commit)).addCallbacks(
@@ -228,24 +233,34 @@ class SqliteStorage(Storage):
         )
         return done
 
-    def _tend(self) -> None:
-        if not self._tending:
+    def _tend(self, due: Due) -> None:
+        if due and not self._tending:
             self._tending = True
-            ensureDeferred(self._tend_while_due()).addErrback(self._break)
+            self._tended = ensureDeferred(self._tend_while(due))
+            self._tended.addErrback(self._break)
 
-    async def _tend_while_due(self) -> None:
+    async def _tend_while(self, due: Due) -> None:
         try:
             # One slice at a time: commits go in between.
-            while (writer := self._writer) is not None:
-                log_bytes, due = await self._thread.run(partial(_tended, writer))
-                if log_bytes > self._wal_bytes_max:
-                    self._lose_snapshots(log_bytes)
-                if not due:
-                    return
+            while due and (writer := self._writer) is not None:
+                if due is Due.SWEEP:
+                    due = await self._thread.run(partial(_swept, writer))
+                else:
+                    due = await self._checkpoint(writer)
         except DiskFull as error:
             self._log.warn("the log of the store waits: {error}", error=error)
         finally:
             self._tending = False
+
+    async def _checkpoint(self, writer: CommitWriter) -> Due:
+        if self.wal_bytes > BESIDE_BYTES:
+            # Takes so long that commits must not wait for it; it leaves little to do.
+            path = self._directory.database
+            await self._thread.run_beside(partial(_work_off_beside, path))
+        log_bytes, due = await self._thread.run(partial(_worked_off, writer))
+        if log_bytes > self._wal_bytes_max:
+            self._lose_snapshots(log_bytes)
+        return due
 
     def _break(self, failure: Failure) -> None:
         # The next commit fails with it: the node must not go on.
@@ -371,12 +386,25 @@ class SqliteSnapshot(Snapshot):
             self._storage.give_back(self, connection)
 
 
-def _written(writer: CommitWriter, commit: Commit) -> tuple[Record, bool]:
+def _written(writer: CommitWriter, commit: Commit) -> tuple[Record, Due]:
     return writer.apply(commit), writer.due
 
 
-def _tended(writer: CommitWriter) -> tuple[int, bool]:
-    return writer.tend(), writer.due
+def _swept(writer: CommitWriter) -> Due:
+    writer.sweep()
+    return writer.due
+
+
+def _worked_off(writer: CommitWriter) -> tuple[int, Due]:
+    return writer.checkpoint(), writer.due
+
+
+def _work_off_beside(path: Path) -> None:
+    connection = connect(path)
+    try:
+        work_off_log(connection)
+    finally:
+        connection.close()
 
 
 def _size(path: Path) -> int:

@@ -25,8 +25,11 @@ class CallRunner(Protocol):
     def run(self, call: Callable[[], T]) -> Deferred[T]:
         """Run ``call``; fires on the caller's thread with what it gave or raised."""
 
+    def run_beside(self, call: Callable[[], T]) -> Deferred[T]:
+        """Run ``call`` without holding up the others, on a thread of its own."""
+
     def stop(self) -> Deferred[None]:
-        """Take no more calls; fires when those given have returned."""
+        """Take no more calls; fires when those given to ``run`` have returned."""
 
 
 class StoreThread:
@@ -40,23 +43,16 @@ class StoreThread:
 
     def run(self, call: Callable[[], T]) -> Deferred[T]:
         """Run ``call`` after those given before."""
-        done: Deferred[T] = Deferred()
         if self._thread is None:
-            # A daemon: a process that ends without having closed its store must end.
-            self._thread = threading.Thread(
-                target=self._work, name="kvs-store", daemon=True
-            )
-            self._thread.start()
-
-        def work() -> None:
-            try:
-                result = call()
-            except BaseException:
-                self._reactor.callFromThread(done.errback, Failure())
-            else:
-                self._reactor.callFromThread(done.callback, result)
-
+            self._thread = _start("kvs-store", self._work)
+        work, done = self._prepare(call)
         self._calls.put(work)
+        return done
+
+    def run_beside(self, call: Callable[[], T]) -> Deferred[T]:
+        """Run ``call`` on a thread that ends with it."""
+        work, done = self._prepare(call)
+        _start("kvs-store-beside", work)
         return done
 
     def stop(self) -> Deferred[None]:
@@ -74,11 +70,35 @@ class StoreThread:
         while (call := self._calls.get()) is not None:
             call()
 
+    def _prepare(self, call: Callable[[], T]) -> tuple[Callable[[], None], Deferred[T]]:
+        done: Deferred[T] = Deferred()
+
+        def work() -> None:
+            try:
+                result = call()
+            except BaseException:
+                self._reactor.callFromThread(done.errback, Failure())
+            else:
+                self._reactor.callFromThread(done.callback, result)
+
+        return work, done
+
+
+def _start(name: str, work: Callable[[], None]) -> threading.Thread:
+    # A daemon: a process that ends without having closed its store must end.
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
+
 
 class CallersThread:
     """Runs every call at once, where it is made: for tests and simulations."""
 
     def run(self, call: Callable[[], T]) -> Deferred[T]:
+        """Run ``call`` now; the Deferred has fired."""
+        return maybeDeferred(call)
+
+    def run_beside(self, call: Callable[[], T]) -> Deferred[T]:
         """Run ``call`` now; the Deferred has fired."""
         return maybeDeferred(call)
 
