@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -216,7 +216,7 @@ class Node:
             return
         try:
             self.membership.settle()
-            self.exchanges.pulling = self.membership.step_down()
+            self.membership.step_down()
             self.sender.forget_idle()
             self.exchanges.round()
         except Exception:
@@ -225,6 +225,7 @@ class Node:
     async def _stop(self) -> None:
         self._stopping = True
         self._fold_no_more()
+        self.membership.stop()
         if self._working:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
@@ -244,6 +245,7 @@ class Node:
         """Be dead at once, as after kill -9: for simulations; nothing is finished."""
         self._stopping = True
         self._fold_no_more()
+        self.membership.stop()
         self.cluster.committer.stop()
         self.cluster.halt()
 
@@ -270,6 +272,8 @@ class Node:
 
     def get(self, key: str, payload: Payload) -> Deferred[Answer]:
         """Read a key: 200 or 404; fails with a ``KVSError`` only."""
+        if self._shows_at_once(key, payload):
+            return maybeDeferred(self._show, key, payload)
         return self._work(self._request(self._parse(Operation.GET, key, b"", payload)))
 
     def put(self, key: str, value: bytes, payload: Payload) -> Deferred[Answer]:
@@ -336,16 +340,32 @@ class Node:
 
     async def _read_here(self, request: Request) -> Answer:
         """R14: wait for what the payload names, then show what is durable."""
-        cluster, payload = self.cluster, request.payload
+        payload = request.payload
         if self.replica.lacks(request.key, payload.vector):
             await self.fetch.for_read(request.key, payload.vector, request.deadline)
-        read = self.replica.read(request.key, payload)
+        return self._show(request.key, payload)
+
+    def _shows_at_once(self, key: str, payload: Payload) -> bool:
+        """Most reads: nothing to wait for, nobody else to ask."""
+        cluster = self.cluster
+        return (
+            cluster.standing is Standing.SERVING
+            and cluster.is_replica
+            and not self._stopping
+            and not self.settings.spread
+            and not self.replica.lacks(key, payload.vector)
+        )
+
+    def _show(self, key: str, payload: Payload) -> Answer:
+        """R14: show what is durable, stale or not."""
+        cluster = self.cluster
+        read = self.replica.read(key, payload)
         serving = cluster.is_replica and cluster.standing is Standing.SERVING
         stale = not (read.fresh and serving)
         self.stale_answers += stale
         token = self.payloads.encode(read.payload)
         if read.version is None:
-            message = f"no such key: {request.key!r}"
+            message = f"no such key: {key!r}"
             return self._answer(404, {"result": "error", "msg": message}, token, stale)
         fields: dict[str, object] = {
             "result": "success",
@@ -360,6 +380,8 @@ class Node:
         committer = cluster.committer
         if self.replica.applied_lacks(request.key, payload.vector):
             await self.fetch.for_write(request.key, payload.vector, request.deadline)
+        if request.forwarded and cluster.now() >= request.deadline:
+            raise Overloaded("too late: the asker has given up")
         if committer.full:
             raise StorageFull("the disk takes no more and no replica can be reached")
         if (
@@ -508,7 +530,8 @@ class Node:
         payload = Payload(forward.vector, forward.lamport)
         request = self._parse(forward.operation, forward.key, forward.value, payload)
         own = self._clock.seconds() + forward.budget_ms / 1000
-        request = replace(request, deadline=min(request.deadline, own))
+        limit = min(request.deadline, own)
+        request = replace(request, deadline=limit, forwarded=True)
         if forward.operation is Operation.GET:
             answer = await self._read_here(request)
             vector, lamport = {}, self.replica.durable.lamport
