@@ -82,6 +82,8 @@ class Cluster:
         self.records: dict[Name, PeerRecord] = {}
         self.standing = Standing.LAGGING
         self.hash_mismatches = 0
+        self.pulling = True
+        """False for a demoted replica that has stopped to pull (R15)."""
         self._digest: tuple[object, bytes] | None = None
         self.learned: Callable[[], None] = lambda: None
         """Called when a peer has told how it stands."""
@@ -241,8 +243,8 @@ class Cluster:
             return
         self.liveness.heard(peer, self.now())
         record = self.record(peer)
-        record.skip_until = 0.0
         if record.boot_id != boot_id:
+            record.skip_until = 0.0
             if record.boot_id:
                 self._log.info("{peer} was started anew", peer=peer)
                 record.standing = Standing.LAGGING

@@ -149,4 +149,6 @@ class Committer:
 
     def _has_space(self, _: None) -> None:
         self.full = False
+        self._replica.drop_leftovers()
+        self.kick()
         self._log.info("the disk takes writes again")

@@ -28,7 +28,7 @@ from .core.messages import (
     Refused,
     Standing,
 )
-from .core.replica import Stage
+from .core.outcomes import Stage
 from .core.versions import Version
 from .storage.api import START, Cursor, Snapshot, SnapshotLost
 
@@ -350,6 +350,7 @@ class Pulls:
                 return await self._receiver.take(peer, answer.delta)
         except PeerError as error:
             self._log.debug("no pull from {peer}: {error}", peer=peer, error=error)
+            cluster.skip(peer)
             return True
         except DiskFull:
             self._log.debug("a pull from {peer} found no room", peer=peer)

@@ -67,8 +67,6 @@ class Exchanges:
         self._deck = Deck()
         self._warned: dict[Name, float] = {}
         self.exchanges = 0
-        self.pulling = True
-        """False for a demoted replica that has stopped to pull (R15)."""
 
     def round(self) -> None:
         """Start this beat's exchanges: the next of the deck, and the silent ones."""
@@ -123,8 +121,8 @@ class Exchanges:
     async def _exchange(self, peer: Name) -> bool:
         try:
             return await self._exchange_with(peer)
-        except PeerUnreachable as error:
-            self._log.debug("no exchange: {error}", error=error)
+        except PeerUnreachable:
+            pass  # Told once, when it is believed dead.
         except DiskFull:
             self._log.debug("no room for what {peer} sent", peer=peer)
         except PeerError as error:
@@ -150,7 +148,7 @@ class Exchanges:
                 delta=delta,
                 pull_me=more,
                 one_part=self._receiver.receiving is not None,
-                wants=cluster.replica.holds_all and self.pulling,
+                wants=cluster.replica.holds_all and cluster.pulling,
             ),
         )
         if not isinstance(answer, ExchangeAnswer):
@@ -231,7 +229,7 @@ class Exchanges:
 
     def pull(self, peer: Name) -> None:
         """Pull from a peer soon; shares a pull that is under way."""
-        if self.pulling and self._receiver.receiving is None:
+        if self._cluster.pulling and self._receiver.receiving is None:
             self._pulls.pull(peer, connect_s=self._cluster.settings.gossip_connect_s)
 
     def _learn(self, peer: Name, vectors: Vectors) -> None:

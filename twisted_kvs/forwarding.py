@@ -35,6 +35,8 @@ class Request:
     payload: Payload
     deadline: float
     """Monotonic seconds; includes what is left for the node's own answer."""
+    forwarded: bool = False
+    """Its asker gives up at the deadline and asks another node: then it is too late."""
 
 
 class Forwarder:

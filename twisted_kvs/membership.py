@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from .cluster import Cluster
@@ -39,11 +40,13 @@ class Membership:
         """Keep those of ``cluster``."""
         self._cluster = cluster
         self._was_replica: bool | None = None
+        self._alive: frozenset[Name] = frozenset()
         self._demoted_at: float | None = None
         self._served_since_promotion = False
         self._met_first = False
         self._looking: list[Deferred[None]] | None = None
         self._looks = 0
+        self._hold: IDelayedCall | None = None
         self.start_exchange: Callable[[Name], Deferred[bool]] = lambda _: succeed(False)
         """Set by the node: starts an exchange out of turn."""
         cluster.learned = self._learned
@@ -52,6 +55,7 @@ class Membership:
         """Begin lagging and look for a node that serves."""
         cluster = self._cluster
         cluster.liveness.watch(cluster.view.members, cluster.now())
+        self._alive = cluster.alive()  # Only presumed: told when it turns out wrong.
         if cluster.is_replica:
             cluster.replica.set_holds_all(True)
         self._was_replica = None
@@ -67,11 +71,13 @@ class Membership:
         """
         cluster = self._cluster
         cluster.liveness.watch(cluster.view.members, cluster.now())
+        self._tell_log(cluster.alive())
         is_replica = cluster.is_replica and not cluster.removed
         if is_replica and (not cluster.replica.holds_all or self._was_replica is False):
             # Also where a demoted node still has its data: others wrote meanwhile.
             cluster.replica.set_holds_all(True)
             cluster.committer.kick()
+            cluster.pulling = True
             if self._looking is None:
                 self.lag()
         if is_replica != self._was_replica:
@@ -80,6 +86,14 @@ class Membership:
             self._was_replica = is_replica
             self._demoted_at = None if is_replica else cluster.now()
         self.settle_standing()
+
+    def _tell_log(self, alive: frozenset[Name]) -> None:
+        members = self._cluster.view.members
+        for name in sorted((self._alive - alive) & members):
+            self._log.warn("{peer} is believed dead", peer=name)
+        for name in sorted((alive - self._alive) & members):
+            self._log.info("{peer} is alive", peer=name)
+        self._alive = alive
 
     def settle_standing(self) -> None:
         """Serve at once where there is nobody to catch up with (R15)."""
@@ -139,7 +153,10 @@ class Membership:
         if self._looking is None:
             self._looking = []
         started = [self.start_exchange(peer) for peer in sorted(cluster.peers)]
-        cluster.clock.callLater(cluster.settings.start_hold_s, self._looked, look)
+        self._stop_looking()
+        self._hold = cluster.clock.callLater(
+            cluster.settings.start_hold_s, self._looked, look
+        )
         gatherResults(started).addCallback(lambda _: self._looked(look))
 
     def looked(self) -> Deferred[None]:
@@ -154,9 +171,18 @@ class Membership:
         if self._looking is not None and self._cluster.serving_peers():
             self._looked(self._looks)
 
+    def stop(self) -> None:
+        """Cancel timers."""
+        self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        if self._hold is not None and self._hold.active():
+            self._hold.cancel()
+
     def _looked(self, look: int) -> None:
         if self._looking is None or look != self._looks:
             return
+        self._stop_looking()
         waiters, self._looking = self._looking, None
         self.settle_standing()
         for waiter in waiters:
@@ -168,12 +194,11 @@ class Membership:
         self._served_since_promotion = True
         self._log.info("{me} serves: {why}", me=self._cluster.me, why=why)
 
-    def step_down(self) -> bool:
-        """
-        Go on with a demotion (R15); call on every beat.
+    def step_down(self) -> None:
+        """Go on with a demotion (R15); call on every beat."""
+        self._cluster.pulling = self._still_pulls()
 
-        :returns: whether the node should still pull.
-        """
+    def _still_pulls(self) -> bool:
         cluster, replica = self._cluster, self._cluster.replica
         if cluster.is_replica or cluster.removed or not replica.holds_all:
             return True
@@ -236,6 +261,8 @@ class Membership:
         """Take in a view change; roles change at once."""
         cluster = self._cluster
         self._adopt(View(tell.view), tell.replica_count)
+        if peer not in cluster.view.members and not cluster.removed:
+            return  # Its view was refused: its dead are not ours.
         now = cluster.now()
         for name in tell.dead:
             if name != cluster.me:

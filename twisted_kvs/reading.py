@@ -171,7 +171,7 @@ class _Fetch:
             self._ask_all()
 
     def _look(self) -> None:
-        if not self._missing():
+        if not self._owner.obtainable(self._missing()):
             self._finish()
 
     def _nobody_left(self) -> None:

@@ -19,8 +19,9 @@ from twisted_kvs.core.messages import (
     Standing,
 )
 from twisted_kvs.core.names import parse_name
+from twisted_kvs.core.outcomes import Read, Stage, Taken, Written
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload
-from twisted_kvs.core.replica import Read, Replica, Stage, Taken, Written
+from twisted_kvs.core.replica import Replica
 from twisted_kvs.core.versions import Version
 from twisted_kvs.core.view import ReplicaCount, View
 from twisted_kvs.storage.api import START

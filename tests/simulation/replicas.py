@@ -33,8 +33,9 @@ from twisted_kvs.core.messages import (
     Refused,
 )
 from twisted_kvs.core.names import parse_name
+from twisted_kvs.core.outcomes import Written
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
-from twisted_kvs.core.replica import Replica, Written
+from twisted_kvs.core.replica import Replica
 from twisted_kvs.core.settings import Settings
 from twisted_kvs.core.versions import Version
 from twisted_kvs.core.view import ReplicaCount, View

@@ -52,7 +52,7 @@ CORE_ROWS = (
     {"causality", "secrets", "settings"},
     {"names"},
     {"payload", "versions", "view"},
-    {"liveness", "messages", "reader"},
+    {"liveness", "messages", "outcomes", "reader"},
     {"codec", "gossip", "pending"},
     {"replica"},
 )

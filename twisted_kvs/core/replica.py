@@ -21,7 +21,6 @@ with one causal context for the whole node as in DottedDB (SRDS 2017).
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 from .causality import (
     COUNTER_MAX,
@@ -48,6 +47,7 @@ from .messages import (
     StagePart,
     ValidateStage,
 )
+from .outcomes import Frontier, Read, Stage, Taken, Written
 from .payload import Payload
 from .pending import PendingChains
 from .reader import VersionReader
@@ -57,62 +57,6 @@ from .view import ReplicaCount, View
 STAGE_BITS = 48
 COUNTER_PROBE = DOT_COUNTER_MAX + 1
 """A counter that no write reaches: names the version that tests for room."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """How far a state has come; VV, clock and L of one instant."""
-
-    vv: VersionVector
-    clock: VersionVector
-    lamport: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """The outcome of a write."""
-
-    version: Version
-    created: bool
-    """Whether the node showed no value of the key before."""
-    payload: Payload
-    commit: int
-    """May be answered when this commit is durable."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
-    """What a read shows."""
-
-    version: Version | None
-    payload: Payload
-    fresh: bool
-    """Whether the client's payload is covered; else the answer is stale (R14)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """The outcome of a push."""
-
-    commit: int
-    """The acknowledgement may leave when this commit is durable."""
-    gap: bool
-    """Something came out of turn: pull from the sender (R8)."""
-    taken: int
-    """Versions that were new."""
-
-
-@dataclass(slots=True)
-class Stage:
-    """A delta in parts that is being received (R7)."""
-
-    number: int
-    base: VersionVector
-    claim: VersionVector
-    lamport: int
-    upto: VersionVector
-    """Join of upto of its versions: joins the clock in the same turn as VV moves."""
-    versions: int = 0
 
 
 class Replica:
@@ -149,6 +93,10 @@ class Replica:
         self._changed = False
         # Stages of an earlier start may be valid and unfolded: numbers must differ.
         self._stages = rng.getrandbits(STAGE_BITS)
+        self._receiving: set[int] = set()
+        """Stages that are being received."""
+        self._stored_stages: set[int] = set()
+        """Stages that take room on disk and are not valid."""
         self._forgotten_stages = 0
         """Up to here the parts of stages were dropped with all else."""
         self._load(stored)
@@ -361,6 +309,7 @@ class Replica:
         """
         assert delta.session, "a whole delta is applied at once"
         self._stages += 1
+        self._receiving.add(self._stages)
         return Stage(self._stages, delta.base, delta.claim, delta.lamport, EMPTY)
 
     def add_part(self, stage: Stage, versions: list[Version]) -> int:
@@ -407,6 +356,14 @@ class Replica:
         if self._drop_stage is not None or self._stage_part is not None:
             self._seal()
         self._drop_stage = stage.number
+        self._receiving.discard(stage.number)
+
+    def drop_leftovers(self) -> None:
+        """Drop stages whose own drop found no room, now that there is (R6)."""
+        for number in sorted(self._stored_stages - self._receiving):
+            if self._drop_stage is not None or self._stage_part is not None:
+                self._seal()
+            self._drop_stage = number
 
     def fold(self, versions: int) -> None:
         """Ask for a slice of folding with the next commit."""
@@ -477,6 +434,15 @@ class Replica:
         """A commit is durable: what it holds may leave the node."""
         assert commit.number == self.durable_commit + 1, "durable in order (R6)"
         self.durable_commit = commit.number
+        if commit.stage is not None:
+            self._stored_stages.add(commit.stage.stage)
+        if commit.validate is not None:
+            self._stored_stages.discard(commit.validate.stage)
+            self._receiving.discard(commit.validate.stage)
+        if commit.drop_stage is not None:
+            self._stored_stages.discard(commit.drop_stage)
+        if commit.forget_all:
+            self._stored_stages.clear()
         state = commit.state
         self.durable = Frontier(state.vv, state.clock, state.lamport)
         self._pending.published(commit.number)
