@@ -61,10 +61,12 @@ class Naive:
         """Merge one version in the commit that is being collected."""
         self._begin()
         key = version.key
-        chain = insert(self.pending.applied(key), version)
+        read = self.pending.applied(key)
+        chain = insert(read, version)
         before = self._before(key)
         self.applied[key] = chain
-        self.pending.change(key, chain, self.last)
+        known = read if version.counter % 2 else None
+        self.pending.change(key, chain, self.last, before=known)
         come, go = self.pending.difference(key, self.last)
         assert {v.dot for v in come} == dots(chain) - dots(before)
         assert set(go) == dots(before) - dots(chain)

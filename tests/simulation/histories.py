@@ -57,6 +57,7 @@ ROLES: Ops = {
 REQUESTS: Ops = {
     "put": (CLIENT, NODE, KEY),
     "get": (CLIENT, NODE, KEY),
+    "burst": (CLIENT, NODE, KEY),
     "forget": (CLIENT,),
     "advance": ((1, 3, 10, 50, 200, 700, 2500),),
 }

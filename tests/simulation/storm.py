@@ -70,7 +70,7 @@ class Storm:
         nodes: int = 4,
         k: int = 3,
         keys: int = 2,
-        clients: int = 3,
+        clients: int = 5,
     ) -> None:
         """Start a healthy cluster of ``nodes`` nodes, the first ``k`` as replicas."""
         self.cluster = SimulatedCluster(seed, k=k, settings=settings)
@@ -142,6 +142,13 @@ class Storm:
         self._serial += 1
         self._ask(client, self.at(node), key, value=f'"{self._serial}"'.encode())
 
+    def do_burst(self, client: int, node: int, key: int) -> None:
+        """Several clients write and read here and next door, almost at once."""
+        for offset in range(2):
+            self.do_put(client + offset, node + offset, key)
+            self.do_advance(2)
+            self.do_get(client + offset, node + 1 - offset, key)
+
     def do_get(self, client: int, node: int, key: int) -> None:
         """A client reads."""
         self._ask(client, self.at(node), key, value=None)
@@ -153,10 +160,11 @@ class Storm:
             self.sessions[index] = Session()
 
     def _ask(self, client: int, at: Name, key: int, *, value: bytes | None) -> None:
-        session = self.sessions[client % len(self.sessions)]
         node = self.cluster.nodes.get(at)
-        if node is None or session.asking is not None:
+        free = [s for s in self.sessions if s.asking is None]
+        if node is None or not free:
             return
+        session = free[client % len(free)]
         asking = Asking(
             session=session,
             node=node,

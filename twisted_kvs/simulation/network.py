@@ -10,6 +10,7 @@ which is drawn, too.
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -52,6 +53,8 @@ class Traffic:
     lost: int = 0
     duplicated: int = 0
     cut: int = 0
+    trace: int = 0
+    """Hash of every message sent so far, its time, its ends and its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +103,14 @@ class Network:
     def heal(self) -> None:
         """Carry everything again."""
         self.faults.cuts.clear()
+
+    def count(self, source: Name, target: Name, packed: bytes) -> None:
+        """Take note of a message that is sent."""
+        traffic = self.traffic
+        traffic.messages += 1
+        traffic.bytes_carried += len(packed)
+        noted = f"{traffic.trace} {self.clock.seconds()} {source} {target} ".encode()
+        traffic.trace = zlib.crc32(noted + packed)
 
     def carries(self, source: Name, target: Name) -> bool:
         """Decide, once per message, whether it arrives."""
@@ -171,8 +182,7 @@ class _Asking:
         """Encode, and let it arrive after a while, twice, or never."""
         network, clock = self._network, self._network.clock
         packed = network.codec.encode(request)
-        network.traffic.messages += 1
-        network.traffic.bytes_carried += len(packed)
+        network.count(self._me, self._peer, packed)
         dark = (self._me, self._peer) in network.faults.cuts
         limit = min(connect_s, total_s) if dark else min(total_s, PROGRESS_S)
         error = PeerUnreachable if dark else PeerTimedOut
@@ -204,8 +214,7 @@ class _Asking:
         if network.port(self._peer) is not port:
             return  # It died before it could answer.
         packed = network.codec.encode(answer)
-        network.traffic.messages += 1
-        network.traffic.bytes_carried += len(packed)
+        network.count(self._peer, self._me, packed)
         if network.carries(self._peer, self._me):
             network.clock.callLater(network.delay_s(), self._finish, packed, port)
 

@@ -1,0 +1,565 @@
+"""What a cluster of real nodes promises, on a simulated network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.simulation.histories import CLOCKS, CUTS, KILLS, NOISE, REQUESTS, seeded
+from tests.simulation.storm import Storm
+from twisted_kvs.core.causality import Name
+from twisted_kvs.core.errors import BadRequest, Removed, StorageFull
+from twisted_kvs.core.names import parse_name
+from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
+from twisted_kvs.core.settings import Settings
+from twisted_kvs.node import Node
+from twisted_kvs.operations import Answer
+from twisted_kvs.simulation.cluster import Client, SimulatedCluster
+
+FRESH = parse_name("10.0.0.99:8080")
+
+
+class ClusterCase(SynchronousTestCase):
+    """Asks and watches a cluster whose every step is checked."""
+
+    def start(self, nodes: int = 4, k: int = 3, **tuned: object) -> Storm:
+        """Start a healthy cluster."""
+        self.storm = Storm(Settings(**tuned), nodes=nodes, k=k)  # type: ignore[arg-type] # fields of Settings
+        self.cluster = self.storm.cluster
+        self.names = self.storm.names
+        return self.storm
+
+    def client(self) -> Client:
+        """Make a client without history."""
+        return self.cluster.client()
+
+    def node(self, index: int) -> Node:
+        """Give a node that runs."""
+        return self.cluster.nodes[self.names[index]]
+
+    def payload(self, client: Client) -> Payload:
+        """Read what a client carries."""
+        return self.node(0).payloads.decode(client.token)
+
+    def change_view(self, at: int, kind: str, name: Name) -> dict[str, object]:
+        """Add or remove a member."""
+        answer = self.cluster.wait(self.node(at).update_view(kind, name))
+        return dict(msgspec.json.decode(answer.body))
+
+    def replicas(self, at: Name) -> list[Name]:
+        """Ask a node for the replicas."""
+        answer = self.cluster.nodes[at].all_replicas()
+        return list(msgspec.json.decode(answer.body)["replicas"])
+
+    def dot(self, answer: Answer) -> str:
+        """Tell which node minted a write."""
+        return dict(answer.headers)["KVS-Dot"].partition("#")[0]
+
+
+class CausalityTests(ClusterCase):
+    """What follows what, across nodes and keys."""
+
+    def test_what_was_overwritten_at_one_is_read_at_the_next_at_once(self) -> None:
+        """Write at one replica, overwrite at another, read at the third."""
+        self.start(3)
+        client = self.client()
+        self.assertEqual(client.put(self.names[0], "k", "1").status, 201)
+        self.assertEqual(client.put(self.names[1], "k", "2").status, 200)
+        self.assertEqual(client.get(self.names[2], "k"), "2")
+        self.assertFalse(client.stale)
+
+    def test_causality_is_transitive_across_keys(self) -> None:
+        """Who knows the later of two related writes can read the earlier anywhere."""
+        self.start(3)
+        one, two, three = self.names
+        self.cluster.network.cut(one, three)
+        writer, reader = self.client(), self.client()
+        writer.put(one, "t", "transitive")
+        self.assertEqual(reader.get(two, "t"), "transitive")
+        self.cluster.network.cut(two, three)
+        reader.put(two, "u", "later")
+        self.storm.do_heal()
+        self.cluster.network.cut(one, three)
+        since = self.cluster.clock.seconds()
+        self.assertEqual(reader.get(three, "u"), "later")
+        self.assertEqual(reader.get(three, "t"), "transitive")
+        self.assertFalse(reader.stale)
+        self.assertLess(self.cluster.clock.seconds() - since, 0.1)
+
+    def test_a_read_fetches_what_its_payload_names(self) -> None:
+        """A replica that missed a push asks for it before it answers."""
+        self.start(3)
+        one, _, three = self.names
+        self.storm.do_partition(0b100)
+        client = self.client()
+        client.put(one, "k", "v")
+        self.storm.do_heal()
+        self.assertEqual(client.get(three, "k"), "v")
+        self.assertFalse(client.stale)
+        self.assertEqual(self.node(2).fetch.fetches, 1)
+
+    def test_a_write_looks_first_whether_it_creates(self) -> None:
+        """201 and 200 are right even where the node lags behind its client."""
+        self.start(3)
+        self.storm.do_partition(0b100)
+        client = self.client()
+        client.put(self.names[0], "k", "v")
+        self.storm.do_heal()
+        self.assertEqual(client.put(self.names[2], "k", "w").status, 200)
+        self.storm.do_partition(0b001)
+        since = self.cluster.clock.seconds()
+        client.put(self.names[0], "k", "x")
+        self.storm.do_partition(0b110)
+        self.assertEqual(client.put(self.names[2], "new", "w").status, 201)
+        self.assertLess(self.cluster.clock.seconds() - since, 0.5)
+
+    def test_writes_of_one_node_are_ordered(self) -> None:
+        """Also of a proxy, whichever replicas took them, and of other clients."""
+        self.start(4)
+        self.cluster.advance(3)
+        last, minters = Payload({}, 0), set()
+        for number in range(6):
+            client = self.client()
+            answer = client.put(self.names[3], f"k{number}", "v")
+            payload = self.payload(client)
+            self.assertTrue(before(last, payload))
+            last = payload
+            minters.add(self.dot(answer))
+        self.assertEqual(minters, set(self.names[:3]))
+
+    def test_a_proxys_writes_are_ordered_when_it_was_cut_off(self) -> None:
+        """A write that it took itself comes before the next one that it hands on."""
+        self.start(4)
+        self.storm.do_partition(0b1000)
+        first, second = self.client(), self.client()
+        taken = first.put(self.names[3], "a", "v")
+        self.assertEqual(self.dot(taken), self.names[3])
+        self.storm.do_heal()
+        self.cluster.advance(2)
+        handed_on = second.put(self.names[3], "b", "v")
+        self.assertNotEqual(self.dot(handed_on), self.names[3])
+        self.assertTrue(before(self.payload(first), self.payload(second)))
+
+    def test_the_later_of_two_unrelated_writes_wins(self) -> None:
+        """Timestamps decide between writes that know nothing of each other."""
+        self.start(3)
+        self.storm.do_partition(0b100)
+        self.storm.do_skew(2, 3600)
+        self.client().put(self.names[2], "k0", "an hour ahead")
+        self.cluster.advance(1)
+        self.client().put(self.names[0], "k0", "in time")
+        self.storm.calm()
+        self.assertEqual(self.client().get(self.names[0], "k0"), "an hour ahead")
+
+    def test_an_overwrite_wins_with_a_clock_that_is_hours_behind(self) -> None:
+        """Causality decides first, and the clock only where there is none."""
+        self.start(3)
+        client = self.client()
+        client.put(self.names[0], "k0", "old")
+        self.storm.do_skew(1, -7200)
+        client.put(self.names[1], "k0", "new")
+        self.storm.calm()
+        self.assertEqual(self.client().get(self.names[2], "k0"), "new")
+
+
+class DurabilityTests(ClusterCase):
+    """What was acknowledged, and what is shown."""
+
+    def test_an_acknowledged_write_survives_the_node_that_took_it(self) -> None:
+        """Put, kill that node and its disk at once, get elsewhere."""
+        for index in range(3):
+            self.start(3)
+            client = self.client()
+            client.put(self.names[index], "k", "v")
+            self.storm.do_kill(index, False)
+            for name in self.names:
+                if name in self.cluster.nodes:
+                    self.assertEqual(client.get(name, "k"), "v")
+                    self.assertFalse(client.stale)
+
+    def test_a_write_that_nobody_else_can_take_is_not_held_up(self) -> None:
+        """A replica alone answers for itself soon, and hands over later."""
+        self.start(3)
+        self.storm.do_partition(0b001)
+        since = self.cluster.clock.seconds()
+        self.client().put(self.names[0], "k", "v")
+        self.assertLess(self.cluster.clock.seconds() - since, 0.1)
+
+    def test_nothing_is_shown_or_sent_before_it_is_durable(self) -> None:
+        """On a slow disk readers and peers wait; who asks meanwhile sees the old."""
+        self.start(2, k=2)
+        one, two = self.names
+        self.client().put(one, "k", "old")
+        self.cluster.disks[one]._delay_s = (0.2, 0.2)
+        writing = self.node(0).put("k", b'"new"', EMPTY_PAYLOAD)
+        self.cluster.advance(0.1)
+        self.assertNoResult(writing)
+        self.assertEqual(self.client().get(one, "k"), "old")
+        self.assertEqual(self.client().get(two, "k"), "old")
+        self.assertEqual(len(self.node(1).replica.applied.vv), 1)
+        self.assertEqual(self.cluster.wait(writing).status, 200)
+        self.assertEqual(self.client().get(two, "k"), "new")
+
+    def test_a_reader_of_its_own_write_waits_for_the_disk(self) -> None:
+        """A payload that the applied state covers waits for that commit."""
+        self.start(2, k=2)
+        one, two = self.names
+        client = self.client()
+        client.put(one, "k", "v")
+        self.cluster.disks[two]._delay_s = (0.15, 0.15)
+        client.put(one, "k", "w")
+        self.assertEqual(client.get(two, "k"), "w")
+        self.assertFalse(client.stale)
+
+    def test_a_full_disk_hands_writes_on_and_goes_on_reading(self) -> None:
+        """507 only where no replica can be reached; with room again all is well."""
+        self.start(3)
+        client = self.client()
+        client.put(self.names[0], "k", "v")
+        self.storm.do_full(0, True)
+        handed_on = client.put(self.names[0], "k", "w")
+        self.assertNotEqual(self.dot(handed_on), self.names[0])
+        self.assertEqual(client.get(self.names[1], "k"), "w")
+        self.storm.do_partition(0b001)
+        self.assertRaises(StorageFull, client.put, self.names[0], "k", "x")
+        reader = self.client()
+        self.assertEqual(reader.get(self.names[0], "k"), "v")
+        self.storm.do_full(0, False)
+        self.cluster.advance(1.1)
+        self.assertEqual(self.dot(client.put(self.names[0], "k", "y")), self.names[0])
+        self.storm.calm()
+
+    def test_a_delta_in_parts_is_visible_at_once_or_not_at_all(self) -> None:
+        """While hundreds of versions come in, none is shown; then all are."""
+        self.start(2, k=2, delta_part_versions_max=10, fold_versions=7)
+        one, two = self.names
+        self.cluster.network.cut(one, two)
+        client = self.client()
+        for number in range(120):
+            client.put(one, f"k{number}", str(number))
+        self.storm.do_heal()
+        receiver, seen = self.node(1).receiver, set()
+        for _ in range(8000):
+            self.cluster.advance(0.001)
+            shown = len(self.node(1).replica.durable.vv) > 0
+            seen.add((receiver.receiving is not None, shown))
+            count = self.cluster.disks[two].count()
+            self.assertEqual(count, 120 if shown else 0)
+            if shown and not self.cluster.disks[two].result.unfolded:
+                break
+        self.assertLessEqual({(True, False), (False, True)}, seen)
+        self.storm.calm()
+        self.assertEqual(
+            self.cluster.versions(two), {f"k{n}": str(n) for n in range(120)}
+        )
+
+    def test_a_lost_snapshot_costs_another_pull(self) -> None:
+        """The store of the sender takes a snapshot back: the delta begins anew."""
+        self.start(2, k=2, delta_part_versions_max=2)
+        one, two = self.names
+        self.cluster.network.cut(one, two)
+        client = self.client()
+        for number in range(30):
+            client.put(one, f"k{number}", "v")
+        self.storm.do_heal()
+        receiver = self.node(1).receiver
+        for _ in range(8000):
+            self.cluster.advance(0.001)
+            if receiver.received >= 4:
+                break
+        self.assertEqual(receiver.receiving, one)
+        self.cluster.disks[one].lose_snapshots()
+        self.storm.calm()
+        self.assertEqual(len(self.cluster.versions(two)), 30)
+        self.assertEqual(self.cluster.disks[two].count(), 30)
+
+
+class RoleTests(ClusterCase):
+    """Replicas and proxies, and who takes whose place (R13, R15)."""
+
+    def test_roles_are_as_the_view_says(self) -> None:
+        """The first K are replicas, on all nodes alike; the others are proxies."""
+        self.start(5)
+        details = [
+            msgspec.json.decode(self.node(index).node_details().body)["replica"]
+            for index in range(5)
+        ]
+        self.assertEqual(details, ["Yes", "Yes", "Yes", "No", "No"])
+        for name in self.names:
+            self.assertEqual(self.replicas(name), self.names[:3])
+        self.assertEqual(len(self.node(4).replica.applied.vv), 0)
+
+    def test_proxies_spread_requests_evenly(self) -> None:
+        """Asked through proxies, replicas handle the same number of requests."""
+        self.start(5)
+        self.cluster.advance(3)
+        minted: Counter[str] = Counter()
+        for number in range(120):
+            answer = self.client().put(self.names[3 + number % 2], "k", "v")
+            minted[self.dot(answer)] += 1
+        self.assertEqual(set(minted), set(self.names[:3]))
+        self.assertLessEqual(max(minted.values()) - min(minted.values()), 4)
+
+    def test_replicas_spread_requests_where_they_should(self) -> None:
+        """With --spread the same holds whichever node is asked."""
+        self.start(4, spread=True)
+        self.cluster.advance(3)
+        minted: Counter[str] = Counter()
+        for _ in range(90):
+            minted[self.dot(self.client().put(self.names[0], "k", "v"))] += 1
+        self.assertLessEqual(max(minted.values()) - min(minted.values()), 9)
+        self.assertEqual(set(minted), set(self.names[:3]))
+
+    def test_a_dead_replica_is_replaced_and_its_place_taken_back(self) -> None:
+        """A proxy becomes a replica with all data; the old one returns and serves."""
+        self.start(4)
+        client = self.client()
+        client.put(self.names[1], "k0", "v")
+        self.storm.do_kill(1)
+        self.cluster.advance(6)
+        left = [n for n in self.names if n != self.names[1]]
+        for name in left:
+            self.assertEqual(self.replicas(name), left)
+        self.assertEqual(self.cluster.versions(self.names[3]), {"k0": "v"})
+        client.put(self.names[3], "k0", "w")
+        self.storm.do_start(1)
+        self.assertEqual(client.get(self.names[1], "k0"), "w")
+        self.assertFalse(client.stale)
+        self.storm.calm()
+        self.assertEqual(self.replicas(self.names[0]), self.names[:3])
+
+    def test_a_demoted_node_drops_its_data_in_the_end(self) -> None:
+        """What all replicas have needs not be on the node that stood in."""
+        self.start(4)
+        self.client().put(self.names[0], "k0", "v")
+        self.storm.do_kill(1)
+        self.cluster.advance(6)
+        self.storm.do_start(1)
+        self.cluster.advance(10)
+        self.assertEqual(self.cluster.disks[self.names[3]].count(), 1)
+        self.cluster.advance(25)
+        self.assertEqual(self.cluster.disks[self.names[3]].count(), 0)
+        self.assertEqual(self.client().get(self.names[3], "k0"), "v")
+        self.storm.calm()
+
+    def test_fewer_nodes_than_k_are_all_replicas(self) -> None:
+        """Degraded mode takes writes."""
+        self.start(4)
+        for index in (2, 3):
+            self.storm.do_kill(index)
+        client = self.client()
+        client.put(self.names[0], "k0", "v")
+        self.cluster.advance(4)
+        client.put(self.names[1], "k0", "w")
+        self.assertEqual(client.get(self.names[0], "k0"), "w")
+        self.assertFalse(client.stale)
+        self.assertEqual(self.replicas(self.names[1]), self.names[:2])
+
+    def test_every_node_answers_in_time_when_its_network_is_gone(self) -> None:
+        """Within a second, from what it has; reads and writes, replica and proxy."""
+        self.start(4)
+        self.client().put(self.names[0], "k0", "v")
+        self.cluster.advance(1)
+        self.cluster.network.partition(*([name] for name in self.names))
+        for name in self.names:
+            for moment in range(6):
+                client = self.client()
+                since = self.cluster.clock.seconds()
+                client.put(name, f"new{moment}", "w")
+                self.assertEqual(client.get(name, f"new{moment}"), "w")
+                self.assertLess(self.cluster.clock.seconds() - since, 1.0)
+                self.cluster.advance(0.9)
+        for name in self.names[:3]:
+            self.assertEqual(self.client().get(name, "k0"), "v")
+        lonely = self.client()
+        self.assertIsNone(lonely.get(self.names[3], "k0"))
+        self.assertTrue(lonely.stale)
+        self.storm.calm()
+
+    def test_a_client_that_moves_over_a_cut_is_told(self) -> None:
+        """The other side of a partition cannot know its write, and says so in time."""
+        self.start(4)
+        self.cluster.advance(1)
+        self.storm.do_partition(0b0011)
+        client = self.client()
+        client.put(self.names[0], "k0", "v")
+        since = self.cluster.clock.seconds()
+        self.assertIsNone(client.get(self.names[2], "k0"))
+        self.assertTrue(client.stale)
+        self.assertLess(self.cluster.clock.seconds() - since, 1.0)
+        self.storm.calm()
+        self.assertEqual(client.get(self.names[2], "k0"), "v")
+        self.assertFalse(client.stale)
+
+
+class ViewTests(ClusterCase):
+    """Members that come and go (R16)."""
+
+    def test_a_fresh_node_is_counted_listed_and_answers_at_once(self) -> None:
+        """One replica and one proxy are dead; a node without K and VIEW is added."""
+        self.start(4)
+        self.client().put(self.names[0], "k0", "v")
+        self.storm.do_kill(1)
+        self.storm.do_kill(3)
+        self.cluster.start_alone(FRESH)
+        said = self.change_view(0, "add", FRESH)
+        self.assertEqual(said["number_of_nodes"], 3)
+        self.assertEqual(said["node_id"], 4)
+        wanted = [self.names[0], self.names[2], FRESH]
+        for name in wanted:
+            self.assertEqual(self.replicas(name), wanted)
+            self.assertEqual(self.client().get(name, "k0"), "v")
+        self.assertEqual(self.cluster.nodes[FRESH].cluster.k, 3)
+
+    def test_a_removed_node_says_so_and_its_place_is_taken(self) -> None:
+        """Its clients are sent away, and nobody asks it any more."""
+        self.start(4)
+        self.client().put(self.names[0], "k0", "v")
+        self.assertEqual(self.change_view(2, "remove", self.names[0])["msg"], "success")
+        self.assertRaises(Removed, self.client().get, self.names[0], "k0")
+        self.assertEqual(self.replicas(self.names[1]), self.names[1:])
+        self.assertEqual(self.client().get(self.names[3], "k0"), "v")
+        self.cluster.advance(3)
+        quiet = self.cluster.network.traffic.messages
+        for index in (1, 2, 3):
+            self.storm.do_kill(index)
+        self.cluster.advance(3)
+        self.assertEqual(self.cluster.network.traffic.messages, quiet)
+
+    def test_a_node_that_was_removed_while_away_hands_over_its_writes(self) -> None:
+        """It learns that it is out, and what only it had is not lost."""
+        self.start(4)
+        self.storm.do_partition(0b0001)
+        self.client().put(self.names[0], "k0", "only here")
+        self.cluster.advance(4)
+        self.change_view(1, "remove", self.names[0])
+        self.storm.do_heal()
+        self.cluster.advance(8)
+        self.assertRaises(Removed, self.client().get, self.names[0], "k0")
+        for name in self.names[1:]:
+            self.assertEqual(self.client().get(name, "k0"), "only here")
+
+    def test_changes_that_are_none_change_nothing(self) -> None:
+        """To add a member or remove a former one is well; other nonsense is not."""
+        self.start(3)
+        one, two, three = self.names
+        self.assertEqual(self.change_view(0, "add", two)["number_of_nodes"], 3)
+        self.change_view(0, "remove", three)
+        self.assertEqual(self.change_view(1, "remove", three)["number_of_nodes"], 2)
+        for kind, name in (("remove", FRESH), ("add", FRESH)):
+            self.assertRaises(BadRequest, self.change_view, 0, kind, name)
+        self.change_view(0, "remove", two)
+        self.assertRaises(BadRequest, self.change_view, 0, "remove", one)
+        self.assertEqual(self.node(0).cluster.view.order, (one,))
+
+    def test_both_sides_of_a_partition_may_add(self) -> None:
+        """The views of both sides are joined, and nobody is lost."""
+        self.start(4)
+        other = parse_name("10.0.0.98:8080")
+        self.storm.do_partition(0b1100)
+        self.cluster.advance(4)
+        for fresh, side in ((FRESH, 0), (other, 2)):
+            self.cluster.start_alone(fresh)
+            self.change_view(side, "add", fresh)
+            self.client().put(fresh, "k0", fresh)
+        self.storm.do_heal()
+        self.cluster.advance(10)
+        views = {node.cluster.view for node in self.cluster.nodes.values()}
+        self.assertEqual(len(views), 1)
+        self.assertEqual(len(next(iter(views)).members), 6)
+        shown = {self.client().get(name, "k0") for name in self.cluster.nodes}
+        self.assertEqual(len(shown), 1)
+
+    def test_clusters_do_not_fuse(self) -> None:
+        """A node of another view is not added, and neither side learns anything."""
+        self.start(2)
+        stranger = SimulatedCluster(5)
+        stranger.network, stranger.clock = self.cluster.network, self.cluster.clock
+        stranger.start([FRESH])
+        self.cluster.advance(1)
+        self.assertRaises(BadRequest, self.change_view, 0, "add", FRESH)
+        self.cluster.advance(3)
+        self.assertEqual(self.node(0).cluster.view.members, frozenset(self.names))
+        self.assertEqual(stranger.nodes[FRESH].cluster.view.members, {FRESH})
+
+
+class GossipTests(ClusterCase):
+    """What it costs, and what it finds (R17, R19)."""
+
+    def idle_bytes(self, keys: int) -> int:
+        """Count what a cluster at rest sends in ten seconds."""
+        self.start(3)
+        for number in range(keys):
+            self.client().put(self.names[0], f"k{number}", "v")
+        self.cluster.advance(3)
+        sent = self.cluster.network.traffic.bytes_carried
+        self.cluster.advance(10)
+        return self.cluster.network.traffic.bytes_carried - sent
+
+    def test_a_cluster_at_rest_sends_the_same_whatever_it_holds(self) -> None:
+        """Ten keys or five hundred: equal hashes end an exchange."""
+        few, many = self.idle_bytes(10), self.idle_bytes(500)
+        self.assertLess(abs(few - many), few / 10)
+
+    def test_equal_knowledge_with_different_data_is_told(self) -> None:
+        """A broken disk is noticed by gossip and logged; nothing is repaired."""
+        self.start(2, k=2)
+        self.client().put(self.names[0], "k0", "v")
+        self.cluster.advance(3)
+        self.assertEqual(self.node(0).cluster.hash_mismatches, 0)
+        self.cluster.disks[self.names[1]]._tally.live_hash ^= 1
+        self.client().put(self.names[0], "k1", "v")
+        self.cluster.advance(3)
+        self.assertGreater(self.node(0).cluster.hash_mismatches, 0)
+        self.flushLoggedErrors()
+
+    def test_a_node_that_stops_finishes_what_it_took(self) -> None:
+        """A write that was accepted is answered and durable; new ones are refused."""
+        self.start(3)
+        writing = self.node(0).put("k0", b'"v"', EMPTY_PAYLOAD)
+        stopping = self.node(0).stop()
+        self.assertEqual(self.cluster.wait(writing).status, 201)
+        self.cluster.wait(stopping)
+        self.storm.do_kill(0)
+        self.storm.calm()
+        self.assertEqual(self.client().get(self.names[0], "k0"), "v")
+
+
+class ReplayTests(SynchronousTestCase):
+    """One seed replays everything."""
+
+    def trace(self, seed: int) -> int:
+        """Hash every message of a storm."""
+        storm = Storm(nodes=4, seed=seed)
+        history = seeded(9, REQUESTS | CUTS | NOISE | KILLS | CLOCKS, size=120)
+        storm.run(history)
+        assert storm.events["killed"] and storm.events["lost"]
+        return storm.cluster.network.traffic.trace
+
+    def test_the_same_seed_gives_the_same_trace(self) -> None:
+        """Message by message and byte by byte; another seed gives another."""
+        self.assertEqual(self.trace(1), self.trace(1))
+        self.assertNotEqual(self.trace(1), self.trace(2))
+
+    def test_the_order_of_sets_decides_nothing(self) -> None:
+        """The same in processes that hash text differently."""
+        program = (
+            "from tests.simulation.test_cluster import ReplayTests;"
+            "print(ReplayTests().trace(1))"
+        )
+        traces = {
+            subprocess.check_output(
+                [sys.executable, "-c", program],
+                env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": ROOT},
+            )
+            for seed in ("1", "2")
+        }
+        self.assertEqual(traces, {b"%d\n" % self.trace(1)})
+
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
