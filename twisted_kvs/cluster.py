@@ -268,6 +268,8 @@ class Cluster:
         )
         reply = await waiting
         self.heard(peer, reply.boot_id)
+        # Both ways work again; that it was merely heard would not say so.
+        self.record(peer).skip_until = 0.0
         header = getattr(reply.answer, "header", None)
         if isinstance(header, Header):
             self.learn_header(peer, reply.boot_id, header)
