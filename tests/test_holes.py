@@ -326,6 +326,16 @@ class DeltaTests(ReplicaCase):
         again.pull(a)
         self.assertEqual([again.value("k0"), again.value("k1")], [b'"v"'] * 2)
 
+    def test_h05_a_delta_in_parts_for_lost_data_leaves_no_hole(self) -> None:
+        """The same in parts: what counts is what the node has at the last of them."""
+        a, b = self.stations(2)
+        first = a.put("k0")
+        late = a.put("k1").version
+        stage = b.stage(a.delta(first.payload.vector, session=1), [late])
+        self.assertIsNone(b.do(b.replica.finish_stage, stage))
+        b.pull(a)
+        self.assertEqual([b.value("k0"), b.value("k1")], [b'"v"'] * 2)
+
     def test_h05_a_delta_without_its_base_is_a_hole_for_ever(self) -> None:
         """The naive rule: VV jumps over what is missing, nobody asks for it again."""
         a, b = self.stations(2)

@@ -119,9 +119,12 @@ class CausalityTests(ClusterCase):
         self.assertLess(self.cluster.clock.seconds() - since, 0.5)
 
     def test_writes_of_one_node_are_ordered(self) -> None:
-        """Also of a proxy, whichever replicas took them, and of other clients."""
+        """Also of a proxy, and of replicas that have not heard of each other's."""
         self.start(4)
         self.cluster.advance(3)
+        one, two, three, _ = self.names
+        for pair in ((one, two), (one, three), (two, three)):
+            self.cluster.network.cut(*pair)
         last, minters = Payload({}, 0), set()
         for number in range(6):
             client = self.client()
@@ -134,7 +137,7 @@ class CausalityTests(ClusterCase):
 
     def test_a_proxys_writes_are_ordered_when_it_was_cut_off(self) -> None:
         """A write that it took itself comes before the next one that it hands on."""
-        self.start(4)
+        self.start(4, gossip_interval_s=9)
         self.storm.do_partition(0b1000)
         first, second = self.client(), self.client()
         taken = first.put(self.names[3], "a", "v")
@@ -181,6 +184,21 @@ class DurabilityTests(ClusterCase):
                 if name in self.cluster.nodes:
                     self.assertEqual(client.get(name, "k"), "v")
                     self.assertFalse(client.stale)
+
+    def test_an_acknowledgement_means_that_it_is_on_the_disk(self) -> None:
+        """A write waits for the disk of one other replica, but not for long."""
+        self.start(2, k=2)
+        self.cluster.disks[self.names[1]]._delay_s = (0.03, 0.03)
+        since = self.cluster.clock.seconds()
+        self.client().put(self.names[0], "k", "v")
+        self.assertGreater(self.cluster.clock.seconds() - since, 0.03)
+        self.assertEqual(self.client().get(self.names[1], "k"), "v")
+        self.cluster.disks[self.names[1]]._delay_s = (0.3, 0.3)
+        since = self.cluster.clock.seconds()
+        self.client().put(self.names[0], "k", "w")
+        waited = self.cluster.clock.seconds() - since
+        self.assertTrue(0.05 <= waited < 0.07, waited)
+        self.assertEqual(self.client().get(self.names[1], "k"), "v")
 
     def test_a_write_that_nobody_else_can_take_is_not_held_up(self) -> None:
         """A replica alone answers for itself soon, and hands over later."""

@@ -126,6 +126,22 @@ class NetworkTests(SynchronousTestCase):
         self.advance(0.2)
         self.failureResultOf(asking, PeerTimedOut)
 
+    def test_what_an_unplugged_machine_had_sent_is_lost(self) -> None:
+        """Questions and answers that are under way go with it."""
+        asking = self.ask()
+        self.advance(0.015)
+        self.network.unplug(PEER)
+        self.advance(0.1)
+        self.assertNoResult(asking)
+        self.network.listen(ME, 5, self.answer)
+        self.network.listen(PEER, 78, self.answer)
+        self.ask().addErrback(lambda _: None)
+        self.network.unplug(ME)
+        self.advance(0.5)
+        self.assertEqual(len(self.asked), 1)
+        self.assertEqual(self.network.traffic.lost, 2)
+        self.failureResultOf(asking, PeerTimedOut)
+
     def test_a_silent_peer_is_given_up_without_progress(self) -> None:
         """However long an exchange may take in all, it must go on."""
         self.silent = True

@@ -158,11 +158,16 @@ class SimulatedCluster:
 
     def kill(self, name: Name, *, keep_disk: bool = True) -> None:
         """
-        Kill -9: nothing more leaves the node; durable data stays if wanted.
+        Kill -9: nothing more leaves the node.
 
         The commit under way is durable or not, which is drawn; nobody hears of it.
+
+        :param keep_disk: False: the whole machine is gone, with all that was not sent.
         """
-        self.network.silence(name)
+        if keep_disk:
+            self.network.silence(name)
+        else:
+            self.network.unplug(name)
         node = self.nodes.pop(name)
         self._beats.pop(name)
         node.halt()

@@ -79,6 +79,7 @@ class Network:
         self.faults = Faults()
         self.traffic = Traffic()
         self._ports: dict[Name, _Port] = {}
+        self._unplugged: set[tuple[Name, int]] = set()
 
     def listen(self, name: Name, boot_id: int, answer: Answerer) -> None:
         """Let a node answer under ``name``; replaces the one before."""
@@ -87,6 +88,18 @@ class Network:
     def silence(self, name: Name) -> None:
         """Nobody answers under ``name`` any more: connections are refused."""
         self._ports.pop(name, None)
+
+    def unplug(self, name: Name) -> None:
+        """Silence a node and lose what it has sent and did not arrive yet."""
+        port = self._ports.pop(name, None)
+        if port is not None:
+            self._unplugged.add((name, port.boot_id))
+
+    def unplugged(self, name: Name, boot_id: int) -> bool:
+        """Tell whether a message of this process is lost because it was unplugged."""
+        lost = (name, boot_id) in self._unplugged
+        self.traffic.lost += lost
+        return lost
 
     def cut(self, one: Name, other: Name) -> None:
         """Cut a link, both ways."""
@@ -199,6 +212,8 @@ class _Asking:
 
     def _arrive(self, packed: bytes) -> None:
         network = self._network
+        if network.unplugged(self._me, self._boot_id):
+            return
         port = network.port(self._peer)
         if port is None:
             if network.carries(self._peer, self._me):
@@ -219,7 +234,8 @@ class _Asking:
             network.clock.callLater(network.delay_s(), self._finish, packed, port)
 
     def _finish(self, packed: bytes, port: _Port) -> None:
-        if self.result.called:
+        lost = self._network.unplugged(self._peer, port.boot_id)
+        if lost or self.result.called:
             return
         self._end()
         try:

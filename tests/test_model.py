@@ -1,0 +1,106 @@
+"""The oracle of the tests is right, or nothing that it says is worth much."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests import strategies as kvs
+from tests.core.invariants import minted
+from tests.model import Oracle, Write, after, joined
+from twisted_kvs.core.causality import Actor, VersionVector, join, make_actor
+from twisted_kvs.core.names import parse_name
+from twisted_kvs.core.versions import Version, maximal, winner
+
+A, B, C = (make_actor(parse_name(f"10.0.0.{n}:80"), n) for n in (9, 10, 11))
+
+
+def write(
+    actor: Actor, ts: int, past: VersionVector | None = None, *, counter: int = 1
+) -> Write:
+    """Make a write of the key ``k``."""
+    return Write(actor, counter, "k", b"v", ts, past or {})
+
+
+def oracle(*writes: Write) -> Oracle:
+    """Make an oracle that saw these."""
+    made = Oracle()
+    for one in writes:
+        made.mint(one)
+    return made
+
+
+class OracleTests(SynchronousTestCase):
+    """``Oracle``."""
+
+    @given(kvs.histories(writes_max=8))
+    def test_oracle_and_core_choose_the_same_winner(
+        self, written: list[Version]
+    ) -> None:
+        """Two programs that share nothing agree on what a read shows."""
+        told = oracle(*map(minted, written))
+        known = join({}, *(v.upto for v in written))
+        right, best = told.winner("k", known), winner(maximal(written))
+        assert right is not None and best is not None
+        self.assertEqual(right.dot, best.dot)
+        live = {w.dot for w in told.live("k", known)}
+        self.assertEqual(live, {v.dot for v in maximal(written)})
+        self.assertEqual(told.upto(v.dot for v in written), known)
+
+    @given(st.lists(kvs.vectors(), max_size=4))
+    def test_joined_is_the_join(self, vectors: list[VersionVector]) -> None:
+        """Both take the pointwise maximum."""
+        self.assertEqual(joined(*vectors), dict(join({}, *vectors)))
+
+    def test_what_was_overwritten_never_wins(self) -> None:
+        """Causality first, then the stamp, then the address as numbers."""
+        told = oracle(write(A, 30), write(B, 10, {A: 1}), write(C, 20))
+        everything = {A: 1, B: 1, C: 1}
+        for known, wanted in (
+            ({}, None),
+            ({A: 1}, A),
+            ({A: 1, C: 1}, A),
+            ({A: 1, B: 1}, B),
+            (everything, C),
+        ):
+            best = told.winner("k", known)
+            self.assertEqual(best and best.actor, wanted)
+        self.assertIsNone(told.winner("other", everything))
+        tie = oracle(write(A, 7), write(B, 7)).winner("k", everything)
+        self.assertEqual(tie and tie.actor, B)
+
+    def test_a_dot_is_minted_once(self) -> None:
+        """The same name for two writes is the end of all convergence."""
+        told = oracle(write(A, 1))
+        self.assertRaises(AssertionError, told.mint, write(A, 2))
+        self.assertRaises(AssertionError, told.mint, write(B, 1, {B: 1}))
+
+    def test_pasts_are_closed(self) -> None:
+        """Who follows a write follows what that followed."""
+        told = oracle(write(A, 1), write(B, 1, {A: 1}))
+        self.assertRaises(AssertionError, told.mint, write(C, 1, {B: 1}))
+        self.assertRaises(AssertionError, told.demand_closed, {B: 1})
+        told.demand_closed({A: 1, B: 1})
+
+    def test_an_answer_is_never_older_than_what_its_client_knows(self) -> None:
+        """Gone back, missing, or beaten by what is known: each is found."""
+        told = oracle(write(A, 30), write(B, 10, {A: 1}), write(C, 20))
+        a, b, c = (A, 1), (B, 1), (C, 1)
+        for knows, shown in (
+            ({}, None),
+            ({}, a),
+            ({A: 1}, b),
+            ({A: 1}, c),
+            ({A: 1, B: 1}, c),
+            ({C: 1}, a),
+        ):
+            told.demand_shown("k", knows, shown)
+        for knows, shown in (
+            ({A: 1}, None),
+            ({A: 1, B: 1}, a),
+            ({C: 1}, b),
+        ):
+            self.assertRaises(AssertionError, told.demand_shown, "k", knows, shown)
+        self.assertRaises(AssertionError, told.demand_shown, "other", {}, a)
+        self.assertTrue(after(told.writes[b], told.writes[a]))
