@@ -46,8 +46,8 @@ class Client:
         self.token = ""
         self.stale = False
 
-    def put(self, at: Name, key: str, value: str) -> Answer:
-        """Write; the payload of the answer is the client's next."""
+    def put(self, at: Name, key: str, value: object) -> Answer:
+        """Write something that JSON can say; the answer's payload is the next."""
         node = self._cluster.nodes[at]
         payload = node.payloads.decode(self.token)
         return self._take(node.put(key, msgspec.json.encode(value), payload))

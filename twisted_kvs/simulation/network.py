@@ -117,12 +117,12 @@ class Network:
         """Carry everything again."""
         self.faults.cuts.clear()
 
-    def count(self, source: Name, target: Name, packed: bytes) -> None:
-        """Take note of a message that is sent."""
+    def count(self, link: tuple[Name, Name], packed: bytes) -> None:
+        """Take note of a message that is sent over a link: (from, to)."""
         traffic = self.traffic
         traffic.messages += 1
         traffic.bytes_carried += len(packed)
-        noted = f"{traffic.trace} {self.clock.seconds()} {source} {target} ".encode()
+        noted = f"{traffic.trace} {self.clock.seconds()} {link} ".encode()
         traffic.trace = zlib.crc32(noted + packed)
 
     def carries(self, source: Name, target: Name) -> bool:
@@ -195,7 +195,7 @@ class _Asking:
         """Encode, and let it arrive after a while, twice, or never."""
         network, clock = self._network, self._network.clock
         packed = network.codec.encode(request)
-        network.count(self._me, self._peer, packed)
+        network.count((self._me, self._peer), packed)
         dark = (self._me, self._peer) in network.faults.cuts
         limit = min(connect_s, total_s) if dark else min(total_s, PROGRESS_S)
         error = PeerUnreachable if dark else PeerTimedOut
@@ -229,7 +229,7 @@ class _Asking:
         if network.port(self._peer) is not port:
             return  # It died before it could answer.
         packed = network.codec.encode(answer)
-        network.count(self._peer, self._me, packed)
+        network.count((self._peer, self._me), packed)
         if network.carries(self._peer, self._me):
             network.clock.callLater(network.delay_s(), self._finish, packed, port)
 
