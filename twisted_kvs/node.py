@@ -225,7 +225,6 @@ class Node:
     async def _stop(self) -> None:
         self._stopping = True
         self._fold_no_more()
-        self.membership.stop()
         if self._working:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
@@ -233,6 +232,8 @@ class Node:
             await idle
             if timer.active():
                 timer.cancel()
+        # Not earlier: requests may wait for its timer.
+        self.membership.stop()
         await self.cluster.committer.drained()
         self.cluster.committer.stop()
         self.sender.stop()

@@ -62,8 +62,17 @@ REQUESTS: Ops = {
     "advance": ((1, 3, 10, 50, 200, 700, 2500),),
 }
 CUTS: Ops = {"cut": (NODE, NODE, YES_NO), "partition": (range(32),), "heal": ()}
-NOISE: Ops = {"noise": ((0, 5, 20, 50), (0, 10, 50), (0, 2, 20, 150))}
-KILLS: Ops = {"kill": (NODE, (True,)), "start": (NODE,), "full": (NODE, YES_NO)}
+NOISE: Ops = {
+    "noise": ((0, 5, 20, 50), (0, 10, 50), (0, 2, 20, 150), (0, 0, 10)),
+    "slow": (NODE, (0, 20, 200)),
+}
+KILLS: Ops = {
+    "kill": (NODE, (True,)),
+    "start": (NODE,),
+    "full": (NODE, YES_NO),
+    "stop": (NODE,),
+}
+VIEWS: Ops = {"view": (NODE, NODE), "join": (NODE, NODE)}
 WIPES: Ops = {"kill": (NODE, YES_NO), "start": (NODE,)}
 CLOCKS: Ops = {"skew": (NODE, (0, -7200, -1, 1, 3600))}
 

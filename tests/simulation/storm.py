@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from tests.core.invariants import Invariants, minted
 from tests.model import Oracle, joined
 from twisted_kvs.core.causality import Actor, Dot, Name, VersionVector, leq
-from twisted_kvs.core.errors import Overloaded, StorageFull
+from twisted_kvs.core.errors import BadRequest, Overloaded, Removed, StorageFull
 from twisted_kvs.core.messages import Commit
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
@@ -189,7 +189,7 @@ class Storm:
         waited = self.cluster.clock.seconds() - asking.since
         self.slowest_s = max(self.slowest_s, waited)
         if isinstance(result, Failure):
-            result.trap(StorageFull, Overloaded)
+            result.trap(StorageFull, Overloaded, Removed)
             self.events[f"answered {type(result.value).__name__}"] += 1
             return
         headers = dict(result.headers)
@@ -261,10 +261,13 @@ class Storm:
         """All links carry everything."""
         self.cluster.network.heal()
 
-    def do_noise(self, loss: int, duplicate: int, delay_ms: int) -> None:
-        """The network loses and repeats so many percent, and takes up to so long."""
+    def do_noise(
+        self, loss: int, duplicate: int, delay_ms: int, garbage: int = 0
+    ) -> None:
+        """The network loses, repeats, delays (up to so long) and spoils messages."""
         faults = self.cluster.network.faults
         faults.loss, faults.duplicate = loss / 100, duplicate / 100
+        faults.garbage = garbage / 100
         faults.delay_s = (0.0002, 0.0002 + delay_ms / 1000)
 
     def do_kill(self, node: int, keep_disk: bool = True) -> None:
@@ -298,30 +301,85 @@ class Storm:
         if self.at(node) in self.cluster.disks:
             self.cluster.disks[self.at(node)].full = full
 
+    def do_slow(self, node: int, delay_ms: int) -> None:
+        """Commits of a node take up to so long."""
+        if self.at(node) in self.cluster.disks:
+            self.cluster.disks[self.at(node)].delay_s = (
+                0.0002,
+                0.0003 + delay_ms / 1000,
+            )
+
+    def do_stop(self, node: int) -> None:
+        """A process is stopped in order: it answers all that it took."""
+        name = self.at(node)
+        if name not in self.cluster.nodes:
+            return
+        stopping = self.cluster.nodes[name].stop()
+        self.cluster.wait(stopping, limit_s=2.0)
+        asked = [s.asking for s in self.sessions if s.asking is not None]
+        assert self.cluster.nodes[name] not in [asking.node for asking in asked]
+        self.events["stopped"] += 1
+        self.do_kill(node)
+
+    def do_view(self, at: int, target: int, *, add: bool = False) -> None:
+        """An operator adds or removes a member, at some node."""
+        node = self.cluster.nodes.get(self.at(at))
+        if node is None or node.cluster.removed:
+            return
+        kind = "add" if add else "remove"
+        changing = node.update_view(kind, self.at(target))
+        changing.addCallbacks(self._changed, self._refused).addErrback(self._failed)
+
+    def do_join(self, at: int, target: int) -> None:
+        """An operator adds a member."""
+        self.do_view(at, target, add=True)
+
+    def _changed(self, answer: Answer) -> None:
+        self.events["view changed"] += answer.status == 200
+
+    def _refused(self, failure: Failure) -> None:
+        failure.trap(BadRequest, Overloaded)
+        self.events["view change refused"] += 1
+
     # The calm.
 
     def calm(self) -> None:
         """End all faults; within ten seconds all replicas show the right winners."""
         self.do_heal()
         traffic = self.cluster.network.traffic
-        for kind in ("lost", "duplicated", "cut"):
+        for kind in ("lost", "duplicated", "garbage", "cut"):
             self.events[kind] += getattr(traffic, kind)
         self.do_noise(0, 0, 2)
         for index in range(len(self.names)):
             self.do_full(index, False)
+            self.do_slow(index, 2)
             self.do_start(index)
+        self._restore_view()
         self.events["commits refused"] += sum(
             disk.refused for disk in self.cluster.disks.values()
         )
         self.cluster.advance(CONVERGE_S)
         self.demand_converged()
 
+    def _restore_view(self) -> None:
+        """Add all who were removed, once everybody knows of it."""
+        if not self.events["view changed"]:
+            return
+        self.cluster.advance(5)
+        for name in self.names:
+            nodes = self.cluster.nodes.values()
+            member = next(n for n in nodes if not n.cluster.removed)
+            self.cluster.wait(member.update_view("add", name))
+            self.cluster.advance(1)
+
     def demand_converged(self) -> None:
         """Same knowledge, same data, the right winner; nothing acknowledged is lost."""
         nodes = self.cluster.nodes
-        replicas = [nodes[n] for n in self.names if nodes[n].cluster.is_replica]
+        order = nodes[self.names[0]].cluster.view.order
+        assert sorted(order) == sorted(self.names)
+        replicas = [nodes[n] for n in order if nodes[n].cluster.is_replica]
         wanted = min(self.cluster.k, len(self.names))
-        assert [n.me for n in replicas] == self.names[:wanted], "roles"
+        assert tuple(n.me for n in replicas) == order[:wanted], "roles"
         known = joined(*(n.replica.durable.vv for n in nodes.values()))
         shown = {}
         for node in replicas:

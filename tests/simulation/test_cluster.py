@@ -188,12 +188,12 @@ class DurabilityTests(ClusterCase):
     def test_an_acknowledgement_means_that_it_is_on_the_disk(self) -> None:
         """A write waits for the disk of one other replica, but not for long."""
         self.start(2, k=2)
-        self.cluster.disks[self.names[1]]._delay_s = (0.03, 0.03)
+        self.cluster.disks[self.names[1]].delay_s = (0.03, 0.03)
         since = self.cluster.clock.seconds()
         self.client().put(self.names[0], "k", "v")
         self.assertGreater(self.cluster.clock.seconds() - since, 0.03)
         self.assertEqual(self.client().get(self.names[1], "k"), "v")
-        self.cluster.disks[self.names[1]]._delay_s = (0.3, 0.3)
+        self.cluster.disks[self.names[1]].delay_s = (0.3, 0.3)
         since = self.cluster.clock.seconds()
         self.client().put(self.names[0], "k", "w")
         waited = self.cluster.clock.seconds() - since
@@ -213,7 +213,7 @@ class DurabilityTests(ClusterCase):
         self.start(2, k=2)
         one, two = self.names
         self.client().put(one, "k", "old")
-        self.cluster.disks[one]._delay_s = (0.2, 0.2)
+        self.cluster.disks[one].delay_s = (0.2, 0.2)
         writing = self.node(0).put("k", b'"new"', EMPTY_PAYLOAD)
         self.cluster.advance(0.1)
         self.assertNoResult(writing)
@@ -229,7 +229,7 @@ class DurabilityTests(ClusterCase):
         one, two = self.names
         client = self.client()
         client.put(one, "k", "v")
-        self.cluster.disks[two]._delay_s = (0.15, 0.15)
+        self.cluster.disks[two].delay_s = (0.15, 0.15)
         client.put(one, "k", "w")
         self.assertEqual(client.get(two, "k"), "w")
         self.assertFalse(client.stale)
@@ -546,6 +546,20 @@ class GossipTests(ClusterCase):
         self.storm.do_kill(0)
         self.storm.calm()
         self.assertEqual(self.client().get(self.names[0], "k0"), "v")
+
+    def test_a_node_that_stops_answers_who_waits_for_its_start(self) -> None:
+        """Found by a search: stopped while it looks for one that serves."""
+        self.start(3)
+        self.storm.do_kill(2)
+        self.storm.do_partition(0b100)
+        self.storm.do_start(2)
+        reading = self.node(2).get("k0", EMPTY_PAYLOAD)
+        self.cluster.advance(0.05)
+        self.assertNoResult(reading)
+        self.cluster.wait(self.node(2).stop())
+        self.assertEqual(self.successResultOf(reading).status, 404)
+        self.storm.do_kill(2)
+        self.storm.calm()
 
 
 class ReplayTests(SynchronousTestCase):

@@ -39,7 +39,8 @@ class SimulatedDisk(MemoryStorage):
         super().__init__(manual=True)
         self._clock = clock
         self._rng = rng
-        self._delay_s = delay_s
+        self.delay_s = delay_s
+        """May be changed: a disk that is slow for a while."""
         self._given = given
         self.full = False
         """Whether commits fail for want of room."""
@@ -50,7 +51,7 @@ class SimulatedDisk(MemoryStorage):
         """Begin a commit."""
         self._given(commit)
         done = super().commit(commit)
-        self._clock.callLater(self._rng.uniform(*self._delay_s), self._end, commit)
+        self._clock.callLater(self._rng.uniform(*self.delay_s), self._end, commit)
         return done
 
     def _end(self, commit: Commit) -> None:

@@ -21,7 +21,7 @@ from twisted.internet.task import Clock
 from ..core.causality import Name
 from ..core.codec import Codec
 from ..core.errors import BadPeerMessage, PeerTimedOut, PeerUnreachable
-from ..core.messages import PeerAnswer, PeerRequest
+from ..core.messages import PeerAnswer, PeerRequest, Refused
 from ..core.settings import Settings
 from ..operations import Reply
 
@@ -40,6 +40,8 @@ class Faults:
     loss: float = 0.0
     duplicate: float = 0.0
     """Requests that arrive twice."""
+    garbage: float = 0.0
+    """Messages whose signature does not fit when they arrive."""
     cuts: set[tuple[Name, Name]] = field(default_factory=set)
     """Directed links that carry nothing: (from, to)."""
 
@@ -52,6 +54,7 @@ class Traffic:
     bytes_carried: int = 0
     lost: int = 0
     duplicated: int = 0
+    garbage: int = 0
     cut: int = 0
     trace: int = 0
     """Hash of every message sent so far, its time, its ends and its bytes."""
@@ -134,6 +137,12 @@ class Network:
             self.traffic.lost += 1
             return False
         return True
+
+    def spoils(self) -> bool:
+        """Decide, once per message that arrives, whether it is garbage."""
+        spoiled = bool(self.faults.garbage) and self.rng.random() < self.faults.garbage
+        self.traffic.garbage += spoiled
+        return spoiled
 
     def delay_s(self) -> float:
         """Draw how long a message takes; unequal delays reorder messages."""
@@ -220,6 +229,9 @@ class _Asking:
                 refused = PeerUnreachable(f"{self._peer} refused the connection")
                 network.clock.callLater(network.delay_s(), self.fail, refused)
             return
+        if network.spoils():
+            self._back(Refused(BadPeerMessage.status, "bad signature"), port)
+            return
         request = network.codec.decode_request(packed)
         answering = port.answer(self._me, self._boot_id, request)
         answering.addCallback(self._back, port)
@@ -239,6 +251,8 @@ class _Asking:
             return
         self._end()
         try:
+            if self._network.spoils():
+                raise BadPeerMessage(f"{self._peer} answered with a bad signature")
             answer = self._network.codec.decode_answer(packed)
         except BadPeerMessage as error:
             self.result.errback(error)
