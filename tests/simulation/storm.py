@@ -21,7 +21,13 @@ from twisted.python.failure import Failure
 from tests.core.invariants import Invariants, minted
 from tests.model import Oracle, joined
 from twisted_kvs.core.causality import Actor, Dot, Name, VersionVector, leq
-from twisted_kvs.core.errors import BadRequest, Overloaded, Removed, StorageFull
+from twisted_kvs.core.errors import (
+    BadRequest,
+    DiskFull,
+    Overloaded,
+    Removed,
+    StorageFull,
+)
 from twisted_kvs.core.messages import Commit
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
@@ -83,6 +89,7 @@ class Storm:
         self.acknowledged: dict[Dot, Name] = {}
         self.wiped: set[Name] = set()
         self.values: dict[bytes, list[Dot]] = {}
+        self._removed: set[Name] = set()
         self.slowest_s = 0.0
         self._serial = 0
         self.cluster.committing = self._committing
@@ -326,6 +333,10 @@ class Storm:
         node = self.cluster.nodes.get(self.at(at))
         if node is None or node.cluster.removed:
             return
+        if not add and not set(self.names) - self._removed - {self.at(target)}:
+            return  # Two operators could remove everybody, each on his own side.
+        self._removed |= set() if add else {self.at(target)}
+        self.events["view change asked"] += 1
         kind = "add" if add else "remove"
         changing = node.update_view(kind, self.at(target))
         changing.addCallbacks(self._changed, self._refused).addErrback(self._failed)
@@ -338,7 +349,7 @@ class Storm:
         self.events["view changed"] += answer.status == 200
 
     def _refused(self, failure: Failure) -> None:
-        failure.trap(BadRequest, Overloaded)
+        failure.trap(BadRequest, Overloaded, DiskFull)
         self.events["view change refused"] += 1
 
     # The calm.
@@ -363,10 +374,11 @@ class Storm:
 
     def _restore_view(self) -> None:
         """Add all who were removed, once everybody knows of it."""
-        if not self.events["view changed"]:
+        if not self.events["view change asked"]:
             return
         self.cluster.advance(5)
-        for name in self.names:
+        # Twice: who was removed may come back with removals that nobody else knew of.
+        for name in (*self.names, *self.names):
             nodes = self.cluster.nodes.values()
             member = next(n for n in nodes if not n.cluster.removed)
             self.cluster.wait(member.update_view("add", name))
