@@ -410,6 +410,19 @@ class Storm:
                 f"{dot} was acknowledged and is lost"
             )
         self._ask_all(shown)
+        self._demand_tidy()
+
+    def _demand_tidy(self) -> None:
+        """Nothing is left of the storm: no request, no half delta, no bytes counted."""
+        for name, node in self.cluster.nodes.items():
+            assert not node.cluster.hash_mismatches, "equal VV, different data (R17)"
+            assert node._working == 0
+            assert node.receiver.receiving is None
+            assert node.cluster.committer.waiting_bytes == 0
+            assert not node.cluster.committer.full
+            disk = self.cluster.disks[name]
+            assert disk.result.unfolded == 0
+            assert not disk._tally.filling, "a stage that nobody will ever finish"
 
     def _ask_all(self, shown: dict[str, bytes | None]) -> None:
         """Any node, proxies too, tells any client the same, and is sure of it."""

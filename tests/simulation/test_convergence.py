@@ -93,7 +93,7 @@ class ReplicaTests(HistoryCase):
         {"nodes": 5, "keys": 3, "clients": 3},
     )
     drawn = 150
-    seeds = 1000
+    seeds = 700
 
     def run_one(self, history: list[Op], shape: Shape) -> Counter[str]:
         """Run a history."""
@@ -163,7 +163,7 @@ class ProxyTests(HistoryCase):
         {"nodes": 2, "proxies": 2, "clients": 3},
     )
     drawn = 150
-    seeds = 1500
+    seeds = 1000
 
     def run_one(self, history: list[Op], shape: Shape) -> Counter[str]:
         """Run a history."""
@@ -189,7 +189,7 @@ class NodeTests(HistoryCase):
         {"nodes": 4, "k": 2, "seed": 7},
     )
     drawn = 30
-    seeds = 200
+    seeds = 150
 
     def run_one(self, history: list[Op], shape: Shape) -> Counter[str]:
         """Run a storm; it checks times and answers by itself."""
@@ -221,13 +221,18 @@ class NodeTests(HistoryCase):
         events = self.hold(kvs.REQUESTS | kvs.WIPES, kvs.CUTS, kvs.NOISE)
         self.assert_happened(events, disk_lost=99, write_fresh=99)
 
+    def test_members_that_come_and_go(self) -> None:
+        """Operators remove and add anybody anywhere; no write is lost on the way."""
+        events = self.hold(kvs.REQUESTS | kvs.VIEWS, kvs.CUTS, kvs.KILLS)
+        self.assert_happened(events, view_changed=200, answered_Removed=50)
+
 
 class ManyPartsTests(HistoryCase):
     """Whole nodes whose deltas travel version by version, and whose roles change."""
 
     shapes = ({"nodes": 3, "seed": 1}, {"nodes": 5, "k": 2, "keys": 3, "seed": 2})
     drawn = 20
-    seeds = 200
+    seeds = 150
 
     def run_one(self, history: list[Op], shape: Shape) -> Counter[str]:
         """Run a storm in which every delta of two versions has parts."""
