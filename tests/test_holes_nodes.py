@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.core.replica_case import ReplicaCase
 from tests.simulation.storm import Storm
 from twisted_kvs.core.causality import Name, make_actor
+from twisted_kvs.core.messages import Standing
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import EMPTY_PAYLOAD
 from twisted_kvs.core.versions import Version, insert
@@ -108,6 +109,31 @@ class IdentityTests(ReplicaCase):
         client.put(one, "k0", "3")
         storm.calm()
         self.assertEqual(storm.cluster.client().get(storm.names[2], "k0"), "3")
+        self.flushLoggedErrors()
+
+    def test_h10_a_pull_shows_who_was_set_back(self) -> None:
+        """The first word of its later writes may be the answer to a causal read."""
+        storm = Storm(nodes=2, k=2)
+        one, two = storm.names
+        client = storm.cluster.client()
+        for value in ("1", "2", "3"):
+            client.put(one, "k0", value)
+        node = storm.cluster.nodes[one]
+        actor = node.replica.actor
+        storm.do_kill(0, False)
+        storm.wiped.clear()
+        storm.do_partition(0b01)
+        storm.do_start(0)
+        storm.cluster.advance(1)
+        node = storm.cluster.nodes[one]
+        node.replica.actor, node.replica._counter = actor, 1
+        node.cluster.standing = Standing.SERVING
+        storm.do_heal()
+        node.cluster.record(two).skip_until = 0.0
+        self.assertEqual(client.get(one, "k0"), "3")
+        client.put(one, "k0", "4")
+        storm.calm()
+        self.assertEqual(storm.cluster.client().get(two, "k0"), "4")
         self.flushLoggedErrors()
 
     def test_h14_ties_are_decided_by_name_and_not_by_place(self) -> None:

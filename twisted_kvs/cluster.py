@@ -228,6 +228,10 @@ class Cluster:
             record.behind_since = None
         elif record.behind_since is None:
             record.behind_since = self.now()
+        self.notice_clash(peer, vv)
+
+    def notice_clash(self, peer: Name, vv: VersionVector) -> None:
+        """Take another incarnation if a peer knows dots of ours never minted (R1)."""
         if self.replica.identity_clash(vv):
             self._log.error(
                 "{peer} knows writes of {actor} that we never made: "

@@ -197,6 +197,8 @@ class DeltaReceiver:
         cluster = self._cluster
         if not cluster.replica.holds_all:
             return False
+        # Before it is applied: our next write must not have a dot that it knows.
+        cluster.notice_clash(peer, delta.claim)
         if delta.session:
             if self.receiving is not None:
                 return False

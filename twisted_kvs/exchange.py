@@ -211,6 +211,7 @@ class Exchanges:
 
     def answer_pull(self, peer: Name, request: Pull) -> PullAnswer:
         """Give what the asker lacks."""
+        self._cluster.notice_clash(peer, request.base)
         delta = self._sender.make(peer, request.base, one_part=request.one_part)
         return PullAnswer(self._cluster.header(), delta)
 
