@@ -74,11 +74,12 @@ class HistoryCase(SynchronousTestCase):
         """
         A fault that never happened proves nothing.
 
-        :param least: how often what happened in a hundred examples or more.
+        :param least: how often what happened in a hundred examples or more; a fifth of
+            that is enough, as every release of Hypothesis draws others.
         """
-        share = min(1.0, settings().max_examples / 100)
+        share = min(1.0, settings().max_examples / 100) / 5
         counts = {event: events[event.replace("_", " ")] for event in least}
-        few = {e: n for e, n in counts.items() if n < int(share * least[e])}
+        few = {e: n for e, n in counts.items() if n < max(1, int(share * least[e]))}
         self.assertEqual(few, {}, dict(events))
 
 
