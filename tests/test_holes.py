@@ -371,8 +371,9 @@ class DeltaTests(ReplicaCase):
         storm, client = self.proxy_that_wrote()
         two = storm.names[1]
         storm.cluster.network.cut(*storm.names)
-        storm.cluster.advance(4)
+        storm.cluster.advance(1)
         client.put(two, "k1", "b")
+        self.assertFalse(storm.cluster.nodes[two].replica.holds_all)
         late = self.late_delta(storm, sender=1)
         self.assertEqual(len(late.versions), 1)
         self.deliver(storm, late, receiver=0)
