@@ -230,6 +230,28 @@ class FailedCommitTests(ReplicaCase):
         b.fold()
         self.assertEqual(a.storage.result, b.storage.result)
 
+    def test_what_could_not_be_dropped_is_dropped_later(self) -> None:
+        """A stage whose drop found no room goes when there is some again."""
+        a, b = self.stations(2)
+        x, k = a.put("x").version, a.put("k").version
+        stages = [b.stage(a.delta(session=n), [v]) for n, v in ((1, x), (2, k))]
+        going_on = b.stage(a.delta(session=3), [])
+        for stage in stages:
+            b.do(b.replica.drop_stage, stage)
+        self.assertIsNotNone(b.replica.take_commit())
+        b.do(b.replica.reload, b.stored, random.Random(5))
+        self.assertGreater(b.storage.size_bytes, 0)
+        b.do(b.replica.drop_leftovers)
+        b.commit()
+        self.assertEqual(b.storage.size_bytes, 0)
+        b.do(b.replica.add_part, going_on, [x, k])
+        b.commit()
+        b.do(b.replica.finish_stage, going_on)
+        b.commit()
+        self.assertEqual(b.vv, a.vv)
+        b.do(b.replica.drop_leftovers)
+        self.assertIsNone(b.give())
+
     def test_a_try_for_room_leaves_nothing(self) -> None:
         """What was stored to see whether there is room is dropped at once."""
         (a,) = self.stations(1)
