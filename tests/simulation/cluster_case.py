@@ -32,6 +32,10 @@ class ClusterCase(SynchronousTestCase):
         """Give a node that runs."""
         return self.cluster.nodes[self.names[index]]
 
+    def nodes(self) -> list[Node]:
+        """Give all nodes that run."""
+        return list(self.cluster.nodes.values())
+
     def payload(self, client: Client) -> Payload:
         """Read what a client carries."""
         return self.node(0).payloads.decode(client.token)

@@ -484,6 +484,27 @@ class GossipTests(ClusterCase):
         few, many = self.idle_bytes(10), self.idle_bytes(500)
         self.assertLess(abs(few - many), few / 10)
 
+    def test_sixteen_members_converge_within_ten_seconds(self) -> None:
+        """After a long partition, and with a third of the messages lost."""
+        self.start(16, k=16)
+        self.storm.do_partition(0x00FF)
+        self.cluster.advance(10)
+        for number, name in enumerate(self.names):
+            client = self.client()
+            client.put(name, f"k{number % 4}", name)
+            client.put(name, name, name)
+        self.cluster.advance(3)
+        self.storm.do_heal()
+        self.storm.do_noise(30, 0, 20)
+        self.cluster.advance(10)
+        self.assertGreater(self.cluster.network.traffic.lost, 100)
+        vvs = {tuple(sorted(n.replica.durable.vv.items())) for n in self.nodes()}
+        self.assertEqual(len(vvs), 1)
+        shown = [self.cluster.versions(name) for name in self.names]
+        self.assertEqual(len(shown[0]), 20)
+        for other in shown[1:]:
+            self.assertEqual(other, shown[0])
+
     def test_equal_knowledge_with_different_data_is_told(self) -> None:
         """A broken disk is noticed by gossip and logged; nothing is repaired."""
         self.start(2, k=2)
