@@ -37,6 +37,8 @@ class PeerRecord:
     holds_all: bool = False
     vv: VersionVector = field(default_factory=dict)
     """Grows only; starts again when the peer lost its state."""
+    view: View = field(default_factory=View)
+    """The view that it last told."""
     skip_until: float = 0.0
     """Not asked on behalf of clients before this moment (monotonic seconds)."""
     dialled: float = -1e9

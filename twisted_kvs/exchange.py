@@ -34,6 +34,7 @@ from .core.messages import (
     Standing,
     Vectors,
 )
+from .core.view import View
 from .deltas import DeltaReceiver, DeltaSender, Pulls
 
 
@@ -93,8 +94,9 @@ class Exchanges:
     def _offered(self) -> bool:
         """Whether a member has all that this node, which was removed, has (R16)."""
         cluster = self._cluster
-        mine = cluster.replica.applied.vv
-        return any(leq(mine, cluster.record(peer).vv) for peer in cluster.peers)
+        mine, view = cluster.replica.applied.vv, cluster.view
+        records = [cluster.record(peer) for peer in cluster.peers]
+        return any(leq(mine, r.vv) and r.view.join(view) == r.view for r in records)
 
     def start(self, peer: Name) -> Deferred[bool]:
         """
@@ -235,6 +237,7 @@ class Exchanges:
 
     def _learn(self, peer: Name, vectors: Vectors) -> None:
         cluster = self._cluster
+        cluster.record(peer).view = View(vectors.view)
         self._adopt(peer, vectors)
         cluster.learn_vv(peer, vectors.vv)
         if not cluster.replica.holds_all:
@@ -247,6 +250,7 @@ class Exchanges:
     ) -> None:
         """Equal hashes: an empty delta, completely applied, whose claim is ``vv``."""
         cluster = self._cluster
+        cluster.record(peer).view = cluster.view
         cluster.learn_vv(peer, vv)
         checkable = mine.live_hash is not None and theirs.live_hash is not None
         if checkable and mine.live_hash != theirs.live_hash:

@@ -231,14 +231,14 @@ class ReplicaWorld:
         if front is not at:
             at.replica.hear_clock(front.replica.seen)
         written = self._write(at, session, self.keys[key % len(self.keys)])
-        session.waiting = (front, at)
+        session.waiting = asked = (front, at)
         for payload in earlier:
             assert before(payload, written.payload), "two writes at one node"
         durable = at.committer.durable(written.commit)
 
         def answered(_: None) -> None:
-            if at.dead or front.dead:
-                return
+            if session.waiting is not asked:
+                return  # One of both died, and the client noticed.
             session.waiting = ()
             at.replica.answered(written.payload.vector)
             if front is not at:
@@ -254,7 +254,8 @@ class ReplicaWorld:
 
         def failed(failure: Failure) -> None:
             failure.trap(DiskFull)
-            session.waiting = ()
+            if session.waiting is asked:
+                session.waiting = ()
 
         durable.addCallbacks(answered, failed)
 

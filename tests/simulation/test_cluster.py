@@ -422,6 +422,21 @@ class ViewTests(ClusterCase):
         for name in self.names[1:]:
             self.assertEqual(self.client().get(name, "k0"), "only here")
 
+    def test_a_removed_node_hands_over_what_it_knows_of_the_view(self) -> None:
+        """Found by a search: a change that ended after its node was removed."""
+        self.start(4)
+        one, two, three, four = self.names
+        self.storm.do_partition(0b1000)
+        changing = self.node(3).update_view("remove", two)
+        self.cluster.advance(0.01)
+        self.storm.do_heal()
+        self.change_view(3, "remove", four)
+        self.assertEqual(self.cluster.wait(changing).status, 200)
+        self.cluster.advance(5)
+        for name in (one, three):
+            members = self.cluster.nodes[name].cluster.view.members
+            self.assertEqual(members, {one, three})
+
     def test_changes_that_are_none_change_nothing(self) -> None:
         """To add a member or remove a former one is well; other nonsense is not."""
         self.start(3)
