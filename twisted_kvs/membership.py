@@ -47,6 +47,7 @@ class Membership:
         self._looking: list[Deferred[None]] | None = None
         self._looks = 0
         self._hold: IDelayedCall | None = None
+        self._announcing: IDelayedCall | None = None
         self.start_exchange: Callable[[Name], Deferred[bool]] = lambda _: succeed(False)
         """Set by the node: starts an exchange out of turn."""
         cluster.learned = self._learned
@@ -174,6 +175,8 @@ class Membership:
     def stop(self) -> None:
         """Cancel timers."""
         self._stop_looking()
+        if self._announcing is not None and self._announcing.active():
+            self._announcing.cancel()
 
     def _stop_looking(self) -> None:
         if self._hold is not None and self._hold.active():
@@ -193,6 +196,13 @@ class Membership:
         self._cluster.standing = Standing.SERVING
         self._served_since_promotion = True
         self._log.info("{me} serves: {why}", me=self._cluster.me, why=why)
+        # In a turn of its own: the exchange that brought it may not have ended yet.
+        self._announcing = self._cluster.clock.callLater(0, self._announce)
+
+    def _announce(self) -> None:
+        """Let all members know at once: proxies ask those that serve first."""
+        for peer in sorted(self._cluster.peers):
+            self.start_exchange(peer)
 
     def step_down(self) -> None:
         """Go on with a demotion (R15); call on every beat."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from .asking import Answer, get, is_replica, put, replicas, update_view
+from .asking import Answer, get, is_replica, put, replicas, status, update_view
 from .harness import ProcessCase, free_names, start_all, wait_until
 
 
@@ -49,9 +49,15 @@ class RequestsTests(ProcessCase):
             self.assert_reads(got_u, "u", 1)
             self.assert_reads(get(last, t, got_u.payload), "t", 0)
 
+    def serving(self, name: str) -> int:
+        """Count the replicas of which a node knows that they serve."""
+        peers = status(name)["peers"].values()
+        return sum(peer["standing"] == "serving" for peer in peers)
+
     def test_a_proxy_spreads_requests(self) -> None:
         """Of 1,000 writes through a proxy each replica handles a third, within 10 %."""
         proxy = self.names[3]
+        wait_until("the proxy knows who serves", lambda: self.serving(proxy) == 3)
 
         def write(n: int) -> Answer:
             return put(proxy, f"key{n % 10}", str(n))
