@@ -33,6 +33,9 @@ def read_curl_lines(demo: subprocess.Popen[str]) -> list[str]:
 
 def main() -> None:
     """Start, ask, interrupt as Ctrl-C does; end with one line if that goes wrong."""
+    # A shell starts what it runs in the background with SIGINT ignored, and that is
+    # inherited; at a terminal, where this line is pasted, it is not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     demo = subprocess.Popen(
         ["bash", "-c", sys.argv[1]],
         stdout=subprocess.PIPE,

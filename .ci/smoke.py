@@ -45,6 +45,19 @@ def ask(method: str, url: str, form: dict[str, str]) -> tuple[int, dict[str, obj
         return error.code, {"result": error.read().decode(errors="replace")}
 
 
+def scrape(port: int) -> str:
+    """Give a node's metrics."""
+    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read(), "utf-8")
+
+
+def fetch(port: int, path: str) -> dict[str, object]:
+    """Give the fields of what a path answers; what is no success ends the run."""
+    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        fields: dict[str, object] = json.load(answer)
+        return fields
+
+
 def start(port: int) -> subprocess.Popen[bytes]:
     """Start a node; return when it answers."""
     twistd = Path(sys.executable).with_name("twistd")
@@ -97,6 +110,8 @@ def main() -> None:
         payload = str(fields["causal_payload"])
         status, fields = ask("GET", url, {"causal_payload": payload})
         check("GET", (status, fields["value"]), (200, VALUE))
+        check("ready", fetch(port, "/health/ready")["ready"], True)
+        check("metrics", 'kvs_requests_total{kind="get"' in scrape(port), True)
         stop(node)
         node = start(port)
         status, fields = ask("GET", url, {"causal_payload": payload})

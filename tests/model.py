@@ -1,130 +1,53 @@
 """
-What should happen, told by somebody who saw every write: the oracle of the tests.
+What a winner is, by brute force: the definition that the simulator's oracle is held to.
 
-Plain tuples and dicts, and nothing of the core but its types: a rule that the core gets
-wrong must not be wrong here in the same way.
+A history is an order of writes; nothing here is quick, and nothing is shared with the
+package but the words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-from twisted_kvs.core.causality import Actor, Dot, VersionVector
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Write:
-    """One write, as it was minted."""
+    """One write: who made it, when by its clock, and which writes it knew of."""
 
-    actor: Actor
+    actor: str
     counter: int
-    key: str
-    value: bytes
     ts: int
-    past: VersionVector = field(hash=False)
+    knew: frozenset[tuple[str, int]]
+    """Dots of all writes before it; with each all that that one knew."""
 
     @property
-    def dot(self) -> Dot:
+    def dot(self) -> tuple[str, int]:
         """Its name."""
         return self.actor, self.counter
 
-    @property
-    def rank(self) -> tuple[int, tuple[int, ...], str, int]:
-        """What decides between concurrent writes; node names are IPv4 here."""
-        host, port = self.actor.partition("#")[0].split(":")
-        address = (*(int(part) for part in host.split(".")), int(port))
-        return self.ts, address, self.actor, self.counter
+
+def standing(writes: list[Write]) -> list[Write]:
+    """List the writes that nobody has written over."""
+    return [w for w in writes if not any(w.dot in other.knew for other in writes)]
 
 
-def after(later: Write, earlier: Write) -> bool:
-    """Tell whether one write was made in the knowledge of another."""
-    return later.past.get(earlier.actor, 0) >= earlier.counter
+def shown(writes: list[Write]) -> Write | None:
+    """Choose the later one by clock; of two at the same time that of the later name."""
+    best: Write | None = None
+    for write in standing(writes):
+        if best is None or _beats(write, best):
+            best = write
+    return best
 
 
-def covered(write: Write, vector: VersionVector) -> bool:
-    """Tell whether a vector names a write."""
-    return vector.get(write.actor, 0) >= write.counter
+def _beats(one: Write, other: Write) -> bool:
+    if one.ts != other.ts:
+        return one.ts > other.ts
+    if _address(one) != _address(other):
+        return _address(one) > _address(other)
+    return one.dot > other.dot
 
 
-def joined(*vectors: VersionVector) -> dict[Actor, int]:
-    """Take the pointwise maximum."""
-    return {
-        actor: max(vector.get(actor, 0) for vector in vectors)
-        for actor in sorted({actor for vector in vectors for actor in vector})
-    }
-
-
-class Oracle:
-    """Every write that was ever minted, in the order of minting."""
-
-    def __init__(self) -> None:
-        """Know of nothing yet."""
-        self.writes: dict[Dot, Write] = {}
-        self.by_key: dict[str, list[Write]] = {}
-
-    def mint(self, write: Write) -> None:
-        """
-        Take note of a write.
-
-        :raises AssertionError: if its dot was used before (R1), or its past is not
-            closed or names what nobody has written (R3).
-        """
-        assert write.dot not in self.writes, f"{write.dot} was minted twice"
-        assert not covered(write, write.past), f"{write} comes after itself"
-        self.demand_closed(write.past)
-        self.writes[write.dot] = write
-        self.by_key.setdefault(write.key, []).append(write)
-
-    def demand_closed(self, vector: VersionVector) -> None:
-        """
-        Who comes after a write comes after all that the write comes after (R3, H7).
-
-        :raises AssertionError: if a vector names a write and not its past.
-        """
-        for write in self.writes.values():
-            if covered(write, vector):
-                for actor, counter in write.past.items():
-                    assert vector.get(actor, 0) >= counter, (
-                        f"{dict(vector)} names {write} and not its past"
-                    )
-
-    def live(self, key: str, vector: VersionVector) -> list[Write]:
-        """List what stands of a key where just the writes in ``vector`` are known."""
-        known = [w for w in self.by_key.get(key, ()) if covered(w, vector)]
-        return [w for w in known if not any(after(other, w) for other in known)]
-
-    def winner(self, key: str, vector: VersionVector) -> Write | None:
-        """Tell what a read shows where exactly the writes in ``vector`` are known."""
-        return max(self.live(key, vector), key=lambda w: w.rank, default=None)
-
-    def upto(self, dots: Iterable[Dot]) -> dict[Actor, int]:
-        """Join these writes and their pasts."""
-        writes = [self.writes[dot] for dot in dots]
-        return joined({}, *(w.past for w in writes), *(dict([w.dot]) for w in writes))
-
-    def demand_shown(self, key: str, knows: VersionVector, shown: Dot | None) -> None:
-        """
-        Check an unflagged answer: read your writes, monotonic reads, writes follow.
-
-        What a client knows of a key is there, or something that was written in its
-        knowledge; so that, or something that beats it, is shown.
-
-        :param knows: every write that the client has made or seen, with their pasts.
-        :param shown: what was shown to it; None for "no such key".
-        :raises AssertionError: if no node that covers ``knows`` may show this.
-        """
-        writes = self.by_key.get(key, ())
-        must = [w for w in writes if covered(w, knows)]
-        if shown is None:
-            assert not must, f"no {key} for a client that knows {must[-1]}"
-            return
-        it = self.writes[shown]
-        assert it.key == key, f"{it} shown for {key}"
-        for write in must:
-            assert not after(write, it), f"{it} shown to one who knows {write}"
-            standing = [write, *(w for w in writes if after(w, write))]
-            assert any(
-                w is it or after(it, w) or (not after(w, it) and it.rank > w.rank)
-                for w in standing
-            ), f"{it} shown to one who knows {write}, which beats it"
+def _address(write: Write) -> list[int]:
+    # "10.0.0.9:80#beef" is 10, 0, 0, 9 and 80.
+    return [int(x) for x in write.actor.split("#")[0].replace(":", ".").split(".")]

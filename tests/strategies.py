@@ -22,7 +22,7 @@ from twisted_kvs.core.causality import (
 )
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import Payload
-from twisted_kvs.core.versions import Antichain, Version, maximal
+from twisted_kvs.core.versions import SEAL_TS, Antichain, Version, maximal
 from twisted_kvs.core.view import ReplicaCount, View
 
 NAMES: tuple[Name, ...] = tuple(
@@ -124,12 +124,13 @@ def histories(
         if actor in last:
             seen.append(last[actor])
         past = dict(join({}, *(x.upto for x in seen)))
+        kind = draw(st.sampled_from(("value", "value", "tombstone", "seal")))
         version = Version(
             actor,
             past.get(actor, 0) + 1,
             draw(st.sampled_from(keys)),
-            b'"%d"' % len(written),
-            draw(TIMESTAMPS),
+            b'"%d"' % len(written) if kind == "value" else None,
+            SEAL_TS if kind == "seal" else draw(TIMESTAMPS),
             past,
         )
         written.append(version)

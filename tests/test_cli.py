@@ -15,10 +15,14 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import URI
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
 
 from tests.test_client import WRITTEN, Network, Scripted
-from twisted_kvs.cli import main
-from twisted_kvs.client import BadAnswer, KVSClient
+from twisted_kvs.cli import AgentRequests, main
+from twisted_kvs.client import TIMEOUT_S, BadAnswer, KVSClient, NoNodeReached
 from twisted_kvs.core.errors import BadConfiguration
 from twisted_kvs.demo import (
     STOP_S,
@@ -154,6 +158,23 @@ class Commands(SynchronousTestCase):
         self.assertEqual(self.run_kvs("put", "k", "w").stdout, "replaced\n")
         self.assertEqual(self.node.asked[1][2]["val"], "w")
 
+    def test_delete(self) -> None:
+        """A delete says so, or all that the node said as JSON."""
+        self.node.then(200, WRITTEN).then(200, WRITTEN)
+        result = self.run_kvs("delete", "a/b")
+        self.assertEqual((result.exit_code, result.stdout), (0, "deleted\n"))
+        self.assertEqual(self.node.asked[0][:2], ("DELETE", "/kv-store/a%2Fb"))
+        shown = json.loads(self.run_kvs("delete", "--json", "k").stdout)
+        self.assertEqual(shown, {"node_id": 2, "timestamp": "17.000001"})
+
+    def test_delete_nothing(self) -> None:
+        """To delete a key without a value is one line and a failure, as to get it."""
+        for command in ("get", "delete"):
+            self.node.then(404, {"result": "error", "msg": "no such key"})
+            result = self.run_kvs(command, "k")
+            self.assertEqual(result.exit_code, 1)
+            self.assertEqual(self.assert_one_line(result), "Error: no value for 'k'\n")
+
     def test_payload_file(self) -> None:
         """Commands that share a file see what the others saw."""
         path = Path(self.mktemp())
@@ -164,6 +185,10 @@ class Commands(SynchronousTestCase):
         self.run_kvs("get", "l", KVS_PAYLOAD_FILE=str(path))
         self.assertEqual(self.node.asked[1][2]["causal_payload"], "v1.a.b")
         self.assertEqual(path.read_text(), "v1.c.d\n")
+        self.node.then(200, WRITTEN | {"causal_payload": "v1.e.f"})
+        self.run_kvs("delete", "k", "--payload", str(path))
+        self.assertEqual(self.node.asked[2][2]["causal_payload"], "v1.c.d")
+        self.assertEqual(path.read_text(), "v1.e.f\n")
 
     def test_node(self) -> None:
         """Which node is asked: by option, by variable, or the usual ones."""
@@ -197,9 +222,22 @@ class Commands(SynchronousTestCase):
         self.node.then(404, {"msg": "no"}, KVS_Causal_Payload="v1.c.d")
         self.assert_one_line(self.run_kvs("get", "k", "--payload", "/no/such/place"))
 
+    def test_a_payload_that_cannot_be_kept(self) -> None:
+        """Nothing is changed that the next command would not know of."""
+        path = Path(self.mktemp())
+        for file in ("/no/such/place", path):
+            result = self.run_kvs("put", "k", "v", "--payload", str(file))
+            self.assert_one_line(result)
+            path.write_bytes(b"\xff\xfe")
+        self.assertEqual(self.node.asked, [])
+
+    def test_a_soak_without_end(self) -> None:
+        """Nan passes for a number, and no time is ever over it."""
+        self.assertEqual(self.run_kvs("simulate", "--minutes", "nan").exit_code, 2)
+
     def test_help(self) -> None:
         """Each command explains itself."""
-        for command in ("demo", "get", "put", "status"):
+        for command in ("delete", "demo", "get", "put", "status"):
             result = self.run_kvs(command, "--help")
             self.assertEqual(result.exit_code, 0)
             self.assertIn(command, self.run_kvs("--help").stdout)
@@ -241,7 +279,16 @@ class StatusTable(SynchronousTestCase):
             "hash_mismatches": (2, "2 TIMES"),
             "removed": (True, "removed from the view"),
             "unfolded": (5, "5 versions"),
+            "compaction": (
+                {"held_up_s": {"10.0.0.2:80": 75.0}},
+                "held up by 10.0.0.2:80, which has not reported for 75 s",
+            ),
         }
+        missing = {"missing": {"10.0.0.2:80#0001": 7}}
+        self.assertIn(
+            "the writes of 10.0.0.2:80#0001, up to 7, are missing",
+            status_table(STATUS | {"compaction": missing}),
+        )
         for field, (value, words) in troubles.items():
             self.assertIn(words, status_table(STATUS | {field: value}))
             self.assertNotIn(words, status_table(STATUS))
@@ -252,6 +299,38 @@ class StatusTable(SynchronousTestCase):
         self.assertEqual(table, status_table(STATUS))
         with self.assertRaises(BadAnswer):
             status_table({key: STATUS[key] for key in STATUS if key != "view"})
+
+
+@implementer(IAgent)
+class FakeAgent:
+    """Keeps what it was asked, and never answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[bytes, URI]] = []
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        self.asked.append((method, URI.fromBytes(uri)))
+        return Deferred()
+
+
+class Requests(SynchronousTestCase):
+    """What the command hands to Twisted."""
+
+    def test_ipv6(self) -> None:
+        """A node with an IPv6 address can be asked."""
+        agent, clock = FakeAgent(), Clock()
+        client = KVSClient("[::1]:8080", AgentRequests(agent), clock=clock)
+        asked = ensureDeferred(client.status())
+        [(method, uri)] = agent.asked
+        self.assertEqual((method, uri.host, uri.port), (b"GET", b"::1", 8080))
+        clock.advance(TIMEOUT_S)
+        self.failureResultOf(asked, NoNodeReached)
 
 
 class FakeProcess:
@@ -402,8 +481,17 @@ class RunningDemo(SynchronousTestCase):
                 "VIEW": "127.0.0.1:8081,127.0.0.1:8082,127.0.0.1:8083",
                 "IPPORT": "127.0.0.1:8082",
                 "KVS_DATA_DIR": str(self.directory / "8082"),
+                "KVS_DRAIN_S": "0",
             },
         )
+
+    def test_the_command_of_a_node(self) -> None:
+        """A directory with a blank makes no command that no shell can run."""
+        [node] = node_plans(
+            Plan(nodes=1, replicas=1, port=8081, directory=None), Path("/a b")
+        )
+        self.assertIn(" KVS_DATA_DIR='/a b/8081' ", node.command)
+        self.assertTrue(node.command.startswith("K=1 VIEW=127.0.0.1:8081 "))
 
     def test_things_to_try(self) -> None:
         """A demo of one node has something to try, too."""

@@ -5,23 +5,37 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from io import BytesIO
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+from treq.client import HTTPClient
 from treq.testing import StubTreq
-from twisted.internet.defer import Deferred, ensureDeferred, fail
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionLost
-from twisted.internet.task import Clock
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import Clock, Cooperator
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import (
+    URI,
+    Agent,
+    FileBodyProducer,
+    HTTPConnectionPool,
+    ResponseNeverReceived,
+)
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IRequest, IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IRequest, IResponse
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 
+from tests.memory_network import MemoryNetwork
 from tests.web.fakes import FakeOperations
 from twisted_kvs.client import (
     BadAnswer,
+    Deleted,
     Found,
     KVSClient,
     NoNodeReached,
@@ -31,16 +45,24 @@ from twisted_kvs.client import (
     ViewChanged,
     base_url,
 )
+from twisted_kvs.core.causality import Name
+from twisted_kvs.core.codec import Codec
 from twisted_kvs.core.errors import (
     BadRequest,
     KVSError,
     NotFound,
     Overloaded,
     Removed,
+    SlowDisk,
     StorageFull,
     TooLarge,
 )
+from twisted_kvs.core.secrets import DEFAULT_SECRET, Secrets
+from twisted_kvs.operations import Answer
+from twisted_kvs.signing import Signer
 from twisted_kvs.web.client_api import ClientApi
+from twisted_kvs.web.peer_gate import PeerGate
+from twisted_kvs.web.server import make_site
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 WRITTEN = {"result": "success", "node_id": 2, "timestamp": "17.000001"}
@@ -201,6 +223,24 @@ class Results(ClientCase):
         self.assertFalse(self.now(client.put("k", "ü")).created)
         self.assertEqual([fields["val"] for _, _, fields in node.asked], [[1], "ü"])
 
+    def test_delete(self) -> None:
+        """A delete tells who took it and when; a 404 of its own is no delete."""
+        node = Scripted().then(200, WRITTEN | {"causal_payload": "p"})
+        node.then(404, {"msg": "no such key"}, KVS_Causal_Payload="q")
+        client = self.connect(a=node)
+        client.payload = "o"
+        wanted = Deleted(node_id=2, timestamp="17.000001")
+        self.assertEqual(self.now(client.delete("a b")), wanted)
+        error = self.fails(client.delete("k"), NotFound)
+        self.assertEqual((str(error), client.payload), ("no such key", "q"))
+        self.assertEqual(
+            node.asked,
+            [
+                ("DELETE", "/kv-store/a%20b", {"causal_payload": "o"}),
+                ("DELETE", "/kv-store/k", {"causal_payload": "p"}),
+            ],
+        )
+
     def test_update_view(self) -> None:
         """Adding tells the new node's number, both tell how many nodes live."""
         done = {"result": "success", "msg": "success", "number_of_nodes": 3}
@@ -231,6 +271,7 @@ class Results(ClientCase):
             404: NotFound,
             413: TooLarge,
             503: Overloaded,
+            504: SlowDisk,
             507: StorageFull,
             410: Removed,
             500: ServerFailed,
@@ -299,13 +340,18 @@ class SeveralNodes(ClientCase):
     def test_a_write_that_is_not_answered(self) -> None:
         """A write that was sent is not repeated: it may stand already."""
         node = Scripted()
-        client = self.connect(A, B, a=Scripted().then(0, None), b=node)
-        write = ensureDeferred(client.put("k", "v"))
-        self.clock.advance(3)
-        self.failureResultOf(write, Unanswered)
-        client = self.connect(A, B, b=node)
-        self.network.failures["a"] = ConnectionLost()
-        self.fails(client.put("k", "v"), Unanswered)
+        writes: list[Callable[[KVSClient], Coroutine[Deferred[Any], Any, object]]] = [
+            lambda client: client.put("k", "v"),
+            lambda client: client.delete("k"),
+        ]
+        for write in writes:
+            client = self.connect(A, B, a=Scripted().then(0, None), b=node)
+            written = ensureDeferred(write(client))
+            self.clock.advance(3)
+            self.failureResultOf(written, Unanswered)
+            client = self.connect(A, B, b=node)
+            self.network.failures["a"] = ConnectionLost()
+            self.fails(write(client), Unanswered)
         self.assertEqual(node.asked, [])
 
     def test_another_program(self) -> None:
@@ -347,6 +393,7 @@ class Keys(ClientCase):
         bad: list[Callable[[], Coroutine[Deferred[Any], Any, object]]] = [
             lambda: client.get(""),
             lambda: client.get("\ud800"),
+            lambda: client.delete(""),
             lambda: client.put("k", "\ud800"),
             lambda: client.put("k", float("nan")),
         ]
@@ -358,5 +405,136 @@ class Keys(ClientCase):
         """A node is named by ip:port or by URL."""
         self.assertEqual(base_url("10.0.0.1:80"), "http://10.0.0.1:80")
         self.assertEqual(base_url(" https://kvs.example/ "), "https://kvs.example")
+        self.assertEqual(base_url("[0::1]:80/"), "http://[::1]:80")
+        self.assertEqual(base_url("http://[::1]:80"), "http://[::1]:80")
         with self.assertRaises(BadRequest):
             KVSClient([], Network(), clock=Clock())
+
+    def test_addresses_that_are_none(self) -> None:
+        """A slip in an address is told as one, not as a change that may be made."""
+        for bad in ("", "here", "::1:80", "a b:80", "a:x", "a:0", "a:65536", "u@a:80"):
+            self.assertRaises(BadRequest, base_url, bad)
+        for bad in (
+            "http://",
+            "ftp://a",
+            "http://a:x",
+            "http://a:0",
+            "http://é",
+            "://a",
+        ):
+            self.assertRaises(BadRequest, base_url, bad)
+
+    def test_a_node_that_is_silent(self) -> None:
+        """What Twisted wraps is told in words: a node that stands still, for one."""
+        client = self.connect(A)
+        self.network.failures["a"] = ResponseNeverReceived([Failure(CancelledError())])
+        error = self.failureResultOf(ensureDeferred(client.get("k")), NoNodeReached)
+        self.assertIn(f"http://{A} (not within the time)", str(error.value))
+
+
+class KeptConnections(SynchronousTestCase):
+    """A client whose connections are kept, and break when they are used again."""
+
+    def setUp(self) -> None:
+        """Keep a connection to a node that has answered."""
+        self.network = MemoryNetwork()
+        self.turns = Cooperator(scheduler=lambda turn: self.network.callLater(0, turn))
+        self.node = FakeOperations()
+        self.node.values["k"] = b'"v"'
+        secrets = Secrets([DEFAULT_SECRET])
+        signer = Signer(me=Name(A), boot_id=1, keys=secrets.peer_keys)
+        site = make_site(
+            ClientApi(self.node).resource,
+            settings=self.node.settings,
+            gate=PeerGate(signer=signer, codec=Codec(), clock=self.network),
+            reactor=self.network,
+        )
+        self.network.listen("10.0.0.1", 80, site)
+        pool = HTTPConnectionPool(self.network, persistent=True)
+        self.addCleanup(self.close, pool)
+        self.requests = HTTPClient(
+            Agent.usingEndpointFactory(self.network, Endpoints(self.network), pool)
+        )
+        self.client = KVSClient(A, self, clock=self.network)
+        with self.assertRaises(NotFound):
+            self.ended(self.client.get("nothing"))
+        self.node.calls.clear()
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        data: bytes | None,
+        headers: Headers,
+        unbuffered: bool,
+    ) -> Deferred[IResponse]:
+        """Ask with treq, which would read bodies when the real reactor has time."""
+        body = None if data is None else FileBodyProducer(BytesIO(data), self.turns)
+        asked: Deferred[Any] = self.requests.request(
+            method, url, data=body, headers=headers, unbuffered=unbuffered
+        )
+        return asked
+
+    def close(self, pool: HTTPConnectionPool) -> None:
+        pool.closeCachedConnections()
+        self.flush()
+
+    def flush(self) -> None:
+        """Let everything happen that needs no time."""
+        for _ in range(3):
+            self.network.flush()
+            self.network.advance(0)
+
+    def ended(self, work: Coroutine[Deferred[Any], Any, _T]) -> _T:
+        """Give the outcome of what needs no time."""
+        running = ensureDeferred(work)
+        self.flush()
+        results: list[Any] = []
+        running.addBoth(results.append)
+        [result] = results
+        if isinstance(result, Failure):
+            result.raiseException()
+        return cast(_T, result)
+
+    def break_connection(self) -> None:
+        """Let the node close the connection, unseen so far."""
+        self.network.connections[-1][1].abortConnection()
+
+    def test_a_delete_on_a_closed_connection_is_not_repeated(self) -> None:
+        """A delete that may have been processed fails, and is not sent again."""
+        self.break_connection()
+        with self.assertRaises(Unanswered):
+            self.ended(self.client.delete("k"))
+        self.assertEqual((self.node.calls, len(self.network.connections)), ([], 1))
+
+    def test_a_delete_that_was_done_is_not_repeated(self) -> None:
+        """A node that dies between the delete and its answer has done it once."""
+        self.node.holds = True
+        running = ensureDeferred(self.client.delete("k"))
+        self.flush()
+        self.break_connection()
+        self.flush()
+        self.failureResultOf(running, Unanswered)
+        self.assertEqual([call[:2] for call in self.node.calls], [("delete", "k")])
+        self.node.held.pop().callback(Answer(200, b"{}"))
+
+    def test_a_delete_without_a_body_would_be(self) -> None:
+        """What the client's body is for: without one Twisted itself asks again."""
+        self.break_connection()
+        asked = self.requests.request("DELETE", f"http://{A}/kv-store/k")
+        self.flush()
+        self.assertEqual(self.successResultOf(asked).code, 200)
+        self.assertEqual(len(self.network.connections), 2)
+
+
+@implementer(IAgentEndpointFactory)
+class Endpoints:
+    """Finds nodes on a network in memory."""
+
+    def __init__(self, network: MemoryNetwork) -> None:
+        self._network = network
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Connect to the address in a URL."""
+        return TCP4ClientEndpoint(self._network, uri.host.decode(), uri.port)

@@ -175,7 +175,7 @@ class CommitterTests(SynchronousTestCase):
             self.clock.advance(0.01)
             tried = self.storage.waiting
             assert tried is not None and tried.stage is not None
-            self.assertEqual(len(tried.stage.versions[0].value), 100)
+            self.assertEqual(len(tried.stage.versions[0].value or b""), 100)
             self.refuse()
         self.clock.advance(SETTINGS.full_disk_retry_s)
         self.storage.flush()

@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from twisted.internet.defer import ensureDeferred
 
 from tests.core.replica_case import ReplicaCase
-from tests.simulation.storm import Storm
 from twisted_kvs.core.causality import (
     Actor,
     VersionVector,
@@ -39,6 +38,7 @@ from twisted_kvs.core.versions import (
     winner,
 )
 from twisted_kvs.simulation.cluster import Client
+from twisted_kvs.simulation.storm import Storm
 
 A, B, C = (make_actor(parse_name(f"10.0.0.{n}:80"), n) for n in (1, 2, 3))
 
@@ -74,7 +74,7 @@ class RegisterTests(ReplicaCase):
                 return dominates(one, other)
             return rank(one) > rank(other)
 
-        def pairwise(versions: Iterable[Version]) -> bytes:
+        def pairwise(versions: Iterable[Version]) -> bytes | None:
             best: Version | None = None
             for one in versions:
                 if best is None or beats(one, best):

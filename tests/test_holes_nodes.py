@@ -14,13 +14,13 @@ import itertools
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.core.replica_case import ReplicaCase
-from tests.simulation.storm import Storm
 from twisted_kvs.core.causality import Name, make_actor
 from twisted_kvs.core.messages import Standing
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import EMPTY_PAYLOAD
 from twisted_kvs.core.versions import Version, insert
 from twisted_kvs.simulation.cluster import Client
+from twisted_kvs.simulation.storm import Storm
 
 
 class ProxyTests(ReplicaCase):
@@ -100,7 +100,6 @@ class IdentityTests(ReplicaCase):
         client.put(one, "k0", "2")
         storm.cluster.advance(0.5)
         storm.do_kill(0, False)
-        storm.wiped.clear()
         storm.do_start(0)
         replica = storm.cluster.nodes[one].replica
         replica.actor, replica._counter = actor, 1
@@ -121,7 +120,6 @@ class IdentityTests(ReplicaCase):
         node = storm.cluster.nodes[one]
         actor = node.replica.actor
         storm.do_kill(0, False)
-        storm.wiped.clear()
         storm.do_partition(0b01)
         storm.do_start(0)
         storm.cluster.advance(1)

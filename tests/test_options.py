@@ -12,7 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted_kvs.core.causality import Name
 from twisted_kvs.core.secrets import DEFAULT_SECRET, Secrets
 from twisted_kvs.core.settings import MIB, Settings
+from twisted_kvs.logs import LogStyle
 from twisted_kvs.options import (
+    BACKLOG,
+    DRAIN_DEFAULT_S,
     Configuration,
     Options,
     default_interface,
@@ -94,6 +97,13 @@ class EveryOption(SynchronousTestCase):
             self.assertEqual(configuration.directory, os.path.abspath("here"))
         self.assertEqual(parsed(KVS_DATA_DIR="/var/kvs").directory, "/var/kvs")
 
+    def test_what_means_nothing_is_told(self) -> None:
+        """A variable with a slip in its name would else be missed in silence."""
+        known = parsed(KVS_DRAIN_S="2", KVS_SPREAD="no", KVS_SECRET="x", K="1")
+        self.assertEqual(known.unknown, ())
+        slips = parsed(KVS_DRAINS_S="x", KVS_DATADIR="/nope", PATH="/bin")
+        self.assertEqual(slips.unknown, ("KVS_DATADIR", "KVS_DRAINS_S"))
+
     def test_data_dir_is_relative_to_rundir(self) -> None:
         """A relative data directory is where twistd --rundir will be."""
         options = Options({"KVS_DATA_DIR": "here"})
@@ -133,6 +143,28 @@ class EveryOption(SynchronousTestCase):
             self.assertIs(parsed(KVS_SPREAD=text).settings.spread, wanted)
         self.assertFalse(parsed("--no-spread", KVS_SPREAD="1").settings.spread)
         self.assertTrue(parsed("--spread", KVS_SPREAD="0").settings.spread)
+
+    def test_drain(self) -> None:
+        """An operator says how long a node answers on when it is told to stop."""
+        self.assertEqual(parsed().drain_s, DRAIN_DEFAULT_S)
+        for text, wanted in {"0": 0.0, "2.5": 2.5, "300": 300.0}.items():
+            for configuration in self.both("--drain-s", "KVS_DRAIN_S", text):
+                self.assertEqual(configuration.drain_s, wanted)
+
+    def test_log(self) -> None:
+        """Format and level of the log, in any case; text and info by default."""
+        self.assertEqual(parsed().log, LogStyle(form="text", level="info"))
+        for configuration in self.both("--log-format", "KVS_LOG_FORMAT", "JSON"):
+            self.assertEqual(configuration.log, LogStyle(form="json", level="info"))
+        for configuration in self.both("--log-level", "KVS_LOG_LEVEL", "warn"):
+            self.assertEqual(configuration.log, LogStyle(form="text", level="warn"))
+
+    def test_log_requests(self) -> None:
+        """Requests are not logged, unless it is asked for; the option wins."""
+        self.assertFalse(parsed().log.requests)
+        self.assertTrue(parsed("--log-requests").log.requests)
+        self.assertTrue(parsed(KVS_LOG_REQUESTS="yes").log.requests)
+        self.assertFalse(parsed("--no-log-requests", KVS_LOG_REQUESTS="1").log.requests)
 
     def test_limits(self) -> None:
         """Each limit of the settings that an operator may change reaches them."""
@@ -177,6 +209,16 @@ class BadConfiguration(SynchronousTestCase):
         for text in ("nan", "inf", "-1", "0", "x", "", "1e-3", "3601", "9" * 400):
             line = self.refused(f"--dead-after-s={text}")
             self.assertIn("KVS_DEAD_AFTER_S (--dead-after-s)", line)
+        for text in ("-1", "300.1", "x", ""):
+            line = self.refused(KVS_DRAIN_S=text)
+            self.assertIn("KVS_DRAIN_S (--drain-s)", line)
+        for text in ("xml", "", "json,text"):
+            line = self.refused(KVS_LOG_FORMAT=text)
+            self.assertIn("KVS_LOG_FORMAT (--log-format)", line)
+        self.refused("--log-requests", "--no-log-requests")
+        line = self.refused(KVS_LOG_REQUESTS="perhaps")
+        self.assertIn("KVS_LOG_REQUESTS (--log-requests)", line)
+        self.assertIn("want one of debug, info", self.refused("--log-level=loud"))
         self.assertIn("'nan'", self.refused(KVS_GOSSIP_INTERVAL_S="nan"))
         self.assertIn("'2.5'", self.refused(KVS_REQUESTS_IN_FLIGHT_MAX="2.5"))
 
@@ -189,6 +231,15 @@ class BadConfiguration(SynchronousTestCase):
         """Gossip so rare that live nodes would look dead is refused."""
         line = self.refused("--gossip-interval-s=2", "--dead-after-s=3")
         self.assertIn("KVS_GOSSIP_INTERVAL_S", line)
+
+    def test_bodies_that_never_fit(self) -> None:
+        """A value must not be refused for ever as too much at once."""
+        line = self.refused(
+            KVS_VALUE_BYTES_MAX=str(16 * MIB),
+            KVS_BODY_BYTES_IN_FLIGHT_MAX=str(32 * MIB),
+        )
+        self.assertIn("KVS_BODY_BYTES_IN_FLIGHT_MAX", line)
+        self.assertIn(str(48 * MIB + 128 * 1024), line)
 
     def test_bad_ipport(self) -> None:
         """An ip:port that is none is named."""
@@ -285,6 +336,7 @@ class Places(SynchronousTestCase):
         for name, wanted in endpoints.items():
             interface = default_interface(Name(name), has_ipv6=True)
             port = int(name.rpartition(":")[2])
+            wanted += f":backlog={BACKLOG}"
             self.assertEqual(endpoint(interface, port), wanted)
 
     def test_a_name_without_ipv6(self) -> None:

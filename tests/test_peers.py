@@ -8,7 +8,6 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from tests.memory_network import MemoryNetwork
 from tests.peer_case import ANSWER, ASK, KEY, ME, PEER, Peer, PeerCase, Silent, version
-from twisted_kvs.addresses import FRESH_S
 from twisted_kvs.core.causality import Name
 from twisted_kvs.core.codec import Codec
 from twisted_kvs.core.errors import BadPeerMessage, PeerTimedOut, PeerUnreachable
@@ -192,66 +191,6 @@ class AbsentPeerTests(PeerCase):
         self.assertEqual(self.net.connections, [])
 
 
-class NameTests(PeerCase):
-    """Peers that are known by host name."""
-
-    NAMED = Name("box_1:80")
-
-    def setUp(self) -> None:
-        """Let the peer have a name."""
-        super().setUp()
-        self.named = Peer(self.net, self.NAMED)
-        self.net.listen("10.0.0.3", 80, self.named.site)
-        self.names["box_1"] = ["10.0.0.3"]
-
-    def test_named_peer_is_reached(self) -> None:
-        """Also by names that are none in the DNS proper, as containers have."""
-        self.assertEqual(self.successResultOf(self.ask(peer=self.NAMED)).answer, ANSWER)
-
-    def test_unknown_name_is_unreachable(self) -> None:
-        """A name without an address is a peer that is not there."""
-        self.failureResultOf(self.ask(peer=Name("nowhere:80")), PeerUnreachable)
-
-    def test_hanging_look_up_counts_as_connecting(self) -> None:
-        """Dead DNS takes no longer than a connection may."""
-        self.transport._wiring.addresses._lookup = lambda _: Deferred()
-        asked = self.ask(peer=self.NAMED, connect_s=0.3)
-        self.net.advance(0.4)
-        self.failureResultOf(asked, PeerUnreachable)
-
-    def test_second_address_is_tried_at_once(self) -> None:
-        """A host with two addresses is reached by the one that answers."""
-        self.names["box_1"] = ["fd00::9", "10.0.0.3"]
-        self.successResultOf(self.ask(peer=self.NAMED))
-
-    def test_peer_that_moved_is_found_again(self) -> None:
-        """A container that got another address is reached there soon."""
-        for silent in (False, True):
-            self.names["box_1"] = ["10.0.0.3"]
-            self.net.listen("10.0.0.3", 80, self.named.site)
-            self.net.advance(FRESH_S)
-            self.ask(peer=self.NAMED).addErrback(lambda _: None)
-            self.net.advance(1.1)
-            self.successResultOf(self.ask(peer=self.NAMED))
-            # The host gets another address; the old one refuses, or says nothing.
-            self.names["box_1"] = ["10.0.0.4"]
-            self.net.listen("10.0.0.4", 80, self.named.site)
-            if silent:
-                self.net.dropped.add(("10.0.0.3", 80))
-            else:
-                self.net.stop("10.0.0.3", 80)
-            for near, _ in self.net.connections:
-                near.abortConnection()
-            asked = self.ask(peer=self.NAMED, connect_s=0.3)
-            self.net.advance(1.1)
-            self.failureResultOf(asked, PeerUnreachable)
-            # That it failed makes the name be looked up.
-            asked = self.ask(peer=self.NAMED, connect_s=0.3)
-            self.net.advance(0.4)
-            asked.addErrback(lambda _: None)
-            self.successResultOf(self.ask(peer=self.NAMED, connect_s=0.3))
-
-
 class SlowPeerTests(PeerCase):
     """A peer that stalls, wherever it does: perhaps sent."""
 
@@ -424,9 +363,9 @@ class KeptConnectionTests(PeerCase):
 
     def test_write_is_not_asked_again(self) -> None:
         """What may not be done twice is left to who asked."""
-        asked = self.close_while_asked(forward(Operation.PUT))
-        self.failureResultOf(asked, PeerTimedOut)
-        self.assertEqual(len(self.peer.node.asked), 1)
+        for write in (forward(Operation.PUT), forward(Operation.DELETE)):
+            self.failureResultOf(self.close_while_asked(write), PeerTimedOut)
+        self.assertEqual([request for _, _, request in self.peer.node.asked], [ASK] * 2)
 
     def test_connection_closed_in_peace_is_noticed(self) -> None:
         """A connection that was closed a while ago is not used for a write."""
@@ -556,7 +495,8 @@ class BadPeerTests(PeerCase):
         """It refuses us, and we do not believe that it does."""
         other = Peer(self.net, PEER, b"x" * 32)
         self.net.listen("10.0.0.2", 80, other.site)
-        self.failureResultOf(self.ask(), BadPeerMessage)
+        failure = self.failureResultOf(self.ask(), BadPeerMessage)
+        self.assertIn("another secret", str(failure.value))
         self.assertEqual(other.node.asked, [])
 
     def test_answer_signed_with_another_secret_is_not_understood(self) -> None:

@@ -1,15 +1,30 @@
-"""Faults that were found by review, each as the history that showed it."""
+"""Faults that were found by review or search, each as the history that showed it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    formatEvent,
+    globalLogPublisher,
+)
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from twisted_kvs.core.causality import Name
-from twisted_kvs.core.errors import Overloaded
-from twisted_kvs.core.messages import Forward, Operation, Refused, Standing
+from twisted_kvs.core.errors import Overloaded, SlowDisk, StorageFull
+from twisted_kvs.core.messages import (
+    Forward,
+    ForwardAnswer,
+    Hello,
+    Operation,
+    Refused,
+    Standing,
+)
 from twisted_kvs.core.payload import EMPTY_PAYLOAD
 from twisted_kvs.core.settings import Settings
 from twisted_kvs.simulation.cluster import SimulatedCluster
@@ -115,7 +130,7 @@ class DiskTests(SynchronousTestCase):
         cluster.advance(10)
         for name in (A, D):
             put = cluster.nodes[name].put("k", b"1", EMPTY_PAYLOAD)
-            with self.assertRaises(Overloaded):
+            with self.assertRaises(SlowDisk):
                 cluster.wait(put, limit_s=0.99)
         with self.assertRaises(Overloaded):
             cluster.wait(cluster.nodes[A].update_view("remove", D), limit_s=0.99)
@@ -160,3 +175,155 @@ class NewcomerTests(SynchronousTestCase):
             )
         cluster.advance(1)
         self.assertEqual(numbers, {C: 2, D: 3})
+
+
+class OrderTests(SynchronousTestCase):
+    """Two writes through one node are ordered (R13)."""
+
+    def test_forwarded_write_comes_after_s_although_a_commit_failed(self) -> None:
+        """Found by `kvs simulate`: S was forgotten while the write looked for P."""
+        settings = Settings(full_disk_retry_s=0.02)
+        cluster = SimulatedCluster(5, settings=settings)
+        cluster.start([A, B, C])
+        cluster.advance(1)
+        cluster.network.partition([A, B], [C])
+        earlier, client = cluster.client(), cluster.client()
+        earlier.put(A, "x", "1")
+        client.put(B, "y", "2")
+        decode = cluster.nodes[C].payloads.decode
+        seen, payload = decode(earlier.token).vector, decode(client.token)
+        forward = Forward(
+            operation=Operation.PUT,
+            key="k",
+            value=b"1",
+            vector=dict(payload.vector),
+            lamport=payload.lamport,
+            seen=dict(seen),
+            budget_ms=400,
+        )
+        answering = cluster.nodes[C].answer_peer(D, 1, forward)
+        cluster.disks[C].full = True
+        refused = cluster.nodes[C].put("z", b"1", EMPTY_PAYLOAD)
+        refused.addErrback(lambda failure: failure.trap(StorageFull) and None)
+        cluster.advance(0.03)
+        self.assertTrue(cluster.nodes[C].cluster.committer.full)
+        cluster.disks[C].full = False
+        answer = cluster.wait(answering)
+        assert isinstance(answer, ForwardAnswer)
+        self.assertEqual(answer.status, 201)
+        self.assertLessEqual(seen.items(), answer.vector.items())
+
+
+class NameTests(SynchronousTestCase):
+    """Two processes that use one name."""
+
+    def test_two_processes_under_one_name_do_not_fill_the_log(self) -> None:
+        """A peer that seems to start anew with every message is told of once."""
+        told: list[str] = []
+
+        @implementer(ILogObserver)
+        def watch(event: LogEvent) -> None:
+            told.append(formatEvent(event))
+
+        cluster = SimulatedCluster(1, k=3)
+        cluster.start([A, B])
+        cluster.advance(3)
+        globalLogPublisher.addObserver(watch)
+        self.addCleanup(globalLogPublisher.removeObserver, watch)
+        node, hello = cluster.nodes[A], Hello(cluster.nodes[B].cluster.header())
+        for boot_id in [1, 2] * 50:
+            cluster.wait(node.answer_peer(B, boot_id, hello))
+            cluster.wait(node.answer_peer(A, boot_id, hello))
+        anew = [line for line in told if "was started anew" in line]
+        ours = [line for line in told if "under our name" in line]
+        self.assertEqual((len(anew), len(ours)), (1, 1))
+
+
+class TakenBackTests(SynchronousTestCase):
+    """What was applied and found no room on the disk has not happened (R6)."""
+
+    def test_a_view_change_that_found_no_room_makes_nobody_sure(self) -> None:
+        """Found by `kvs simulate`: alone for a moment, a node served for good."""
+        cluster = SimulatedCluster(7, disk_s=(0.05, 0.06))
+        cluster.start([A, B])
+        cluster.advance(1)
+        cluster.kill(A)
+        cluster.kill(B)
+        cluster.start([B], view=[A, B])
+        cluster.advance(1)
+        node = cluster.nodes[B]
+        self.assertIs(node.cluster.standing, Standing.PROVISIONAL)
+        cluster.disks[B].full = True
+        refused = node.update_view("remove", A).addErrback(lambda _: None)
+        cluster.wait(refused)
+        self.assertEqual(node.cluster.view.order, (A, B))
+        cluster.advance(1)
+        self.assertIs(node.cluster.standing, Standing.PROVISIONAL)
+
+
+class LostDotTests(SynchronousTestCase):
+    """What nobody could give is not waited for a while (H12)."""
+
+    def test_what_has_come_since_holds_up_nothing_after_it(self) -> None:
+        """Found by `kvs simulate`: a write after one that had come was not fetched."""
+        cluster = SimulatedCluster(6)
+        cluster.start([A, B, C])
+        cluster.advance(1)
+        cluster.network.partition([A, B], [C])
+        client = cluster.client()
+        client.put(A, "k", "1")
+        self.assertIsNone(client.get(C, "k"))
+        self.assertTrue(client.stale)
+        fetch, actor = cluster.nodes[C].fetch, cluster.nodes[A].replica.actor
+        self.assertEqual(fetch.obtainable({actor: 1}), {})
+        self.assertEqual(fetch.obtainable({actor: 2}), {})
+        cluster.network.heal()
+        cluster.advance(0.7)
+        self.assertEqual(fetch.obtainable({actor: 2}), {actor: 2})
+
+
+class BusyTests(SynchronousTestCase):
+    """A node that receives a delta in parts takes no other one meanwhile."""
+
+    def test_a_read_asks_again_who_was_busy(self) -> None:
+        """Found by `kvs simulate`: it was answered at once, and marked."""
+        cluster = SimulatedCluster(6)
+        cluster.start([A, B, C])
+        cluster.advance(1)
+        asked: list[Name] = []
+        pulls = cluster.nodes[C].pulls
+        ask = pulls.pull
+
+        def busy_at_first(peer: Name, *, connect_s: float) -> Deferred[bool]:
+            asked.append(peer)
+            if len(asked) < 4:
+                return succeed(False)
+            return ask(peer, connect_s=connect_s)
+
+        pulls.pull = busy_at_first  # type: ignore[method-assign] # the others are busy
+        cluster.network.cut(B, C)
+        cluster.nodes[B].pushes.push = lambda versions: None  # type: ignore[method-assign] # nobody is told
+        client = cluster.client()
+        client.put(B, "k", "v")
+        cluster.network.heal()
+        self.assertEqual(client.get(C, "k"), "v")
+        self.assertFalse(client.stale)
+        self.assertGreaterEqual(len(asked), 4)
+
+
+class ProxyTests(SynchronousTestCase):
+    """What a proxy knows of the writes that it has handed on."""
+
+    def test_what_a_proxy_has_heard_is_logged_by_its_next_beat(self) -> None:
+        """Found by `kvs simulate`: not before the next write, where all were wiped."""
+        cluster = SimulatedCluster(1, k=2)
+        cluster.start([A, B, C])
+        cluster.advance(1)
+        cluster.wait(cluster.nodes[C].put("k", b"1", EMPTY_PAYLOAD))
+        for name in (A, B):
+            cluster.kill(name, keep_disk=False)
+        cluster.start([A, B], view=[A, B, C])
+        cluster.advance(2)
+        proxy = cluster.nodes[C].replica
+        self.assertTrue(proxy.applied.clock)
+        self.assertEqual(proxy.durable.clock, proxy.applied.clock)

@@ -17,6 +17,7 @@ from twisted_kvs.core.errors import StoreRefused
 from twisted_kvs.core.messages import ReplicaState
 from twisted_kvs.core.replica import Replica
 from twisted_kvs.core.view import ReplicaCount, View
+from twisted_kvs.options import DRAIN_DEFAULT_S
 from twisted_kvs.services import (
     STOP_CONNECTIONS_S,
     STOP_S,
@@ -110,9 +111,10 @@ class FakeClosing:
 class Parts:
     """A whole node of fakes, on a clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, drain_s: float = 0) -> None:
         self.events: list[str] = []
         self.clock = Clock()
+        self.leaving_fails: Exception | None = None
         self.storage = FakeStorage(self.events)
         self.port = FakePort(self.events)
         self.node = FakeNode(self.events)
@@ -122,6 +124,8 @@ class Parts:
         self.service = KVSService(
             store=store,
             port=self.port,
+            listen_given="KVS_LISTEN (--listen): got 'tcp:80'",
+            directory_given="KVS_DATA_DIR (--data-dir): got 'here'",
             node=NodeService(self.node, store, start_line="the line"),
             gossip=GossipService(
                 self.node.gossip_round,
@@ -130,10 +134,18 @@ class Parts:
                 interval_s=0.5,
                 jitter=0.2,
             ),
+            turns=Service(),
             close_connections=self.connections.close,
             close_transport=self.transport.close,
+            leave=self.leave,
+            drain_s=drain_s,
             clock=self.clock,
         )
+
+    def leave(self) -> None:
+        self.events.append("not ready")
+        if self.leaving_fails is not None:
+            raise self.leaving_fails
 
 
 class Start(SynchronousTestCase):
@@ -166,7 +178,11 @@ class Start(SynchronousTestCase):
         parts = Parts()
         parts.storage.refuses = StoreRefused("/data/kvs.lock: in use\nby another")
         stop = self.assertRaises(StartFailed, parts.service.privilegedStartService)
-        self.assertEqual(stop.code, "kvs: /data/kvs.lock: in use by another")
+        self.assertEqual(
+            stop.code,
+            "kvs: KVS_DATA_DIR (--data-dir): got 'here' (/data/kvs.lock: in use by "
+            "another), want a directory that this node may write, its own or a new one",
+        )
         self.assertEqual(parts.events, ["store opens"])
 
     def test_a_taken_port_is_one_line(self) -> None:
@@ -177,8 +193,17 @@ class Start(SynchronousTestCase):
             stop = self.assertRaises(StartFailed, getattr(parts.service, start))
             assert isinstance(stop.code, str)
             self.assertIn("8080", stop.code)
+            self.assertIn("KVS_LISTEN (--listen): got 'tcp:80' (", stop.code)
             self.assertNotIn("\n", stop.code)
             self.assertEqual(parts.events[-1], "store closes")
+
+    def test_a_place_that_is_none(self) -> None:
+        """What the system says to a socket's path comes with who named the path."""
+        parts = Parts()
+        parts.port.refuses = FileNotFoundError(2, "No such file", "/no/x.lock")
+        stop = self.assertRaises(StartFailed, parts.service.privilegedStartService)
+        assert isinstance(stop.code, str)
+        self.assertIn("KVS_LISTEN (--listen): got 'tcp:80' ([Errno 2]", stop.code)
 
     def test_a_daemon_that_fails_tells_its_parent(self) -> None:
         """Twistd tells a waiting shell of exceptions only, and exits for no others."""
@@ -191,9 +216,9 @@ class Start(SynchronousTestCase):
 class Stop(SynchronousTestCase):
     """A node stops in order and in time."""
 
-    def started(self) -> Parts:
+    def started(self, *, drain_s: float = 0) -> Parts:
         """Start a node and forget how."""
-        parts = Parts()
+        parts = Parts(drain_s=drain_s)
         parts.service.privilegedStartService()
         parts.service.startService()
         parts.events.clear()
@@ -204,12 +229,43 @@ class Stop(SynchronousTestCase):
         parts = self.started()
         self.successResultOf(parts.service.stopService())
         wanted = [
-            *("port closes", "connections close", "node stops"),
+            *("not ready", "port closes", "connections close", "node stops"),
             *("peers close", "store closes"),
         ]
         self.assertEqual(parts.events, wanted)
         self.assertFalse(parts.service.running)
         self.assertEqual(parts.clock.getDelayedCalls(), [])
+
+    def test_everything_goes_on_while_clients_go_elsewhere(self) -> None:
+        """Between the end of readiness and that of the port requests are answered."""
+        parts = self.started(drain_s=1)
+        stopped = parts.service.stopService()
+        parts.clock.pump([0.1] * 9)
+        self.assertEqual(set(parts.events), {"not ready", "round"})
+        parts.clock.advance(0.2)
+        self.successResultOf(stopped)
+        self.assertEqual(parts.events[-1], "store closes")
+
+    def test_who_is_told_again_to_stop_waits_no_longer(self) -> None:
+        """A second signal ends the wait at once, and a third changes nothing."""
+        parts = self.started(drain_s=300)
+        parts.service.hurry()
+        stopped = parts.service.stopService()
+        parts.clock.advance(1)
+        self.assertNoResult(stopped)
+        parts.service.hurry()
+        self.successResultOf(stopped)
+        parts.service.hurry()
+        self.assertEqual(parts.events[-1], "store closes")
+        self.assertEqual(parts.clock.getDelayedCalls(), [])
+
+    def test_leaving_that_fails(self) -> None:
+        """A node that cannot even say that it leaves is stopped all the same."""
+        parts = self.started()
+        parts.leaving_fails = OSError("no")
+        self.successResultOf(parts.service.stopService())
+        self.assertEqual(parts.events[-1], "store closes")
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_one_waits_for_the_other(self) -> None:
         """The store stays open until the node has finished what it acknowledged."""
@@ -224,17 +280,18 @@ class Stop(SynchronousTestCase):
 
     def test_what_hangs_is_given_up(self) -> None:
         """Whatever hangs, all parts are stopped and the process may end in 5 s."""
-        parts = self.started()
+        parts = self.started(drain_s=DRAIN_DEFAULT_S)
         parts.connections.closes = Deferred()
         parts.node.stops = Deferred()
         parts.transport.closes = Deferred()
         parts.storage.closes = Deferred()
         stopped = parts.service.stopService()
-        parts.clock.pump([0.1] * 47)
+        parts.clock.pump([0.05] * round((DRAIN_DEFAULT_S + STOP_S - 0.1) / 0.05))
         self.assertNoResult(stopped)
-        parts.clock.pump([0.1] * 2)
+        parts.clock.pump([0.05] * 4)
         self.successResultOf(stopped)
-        self.assertLess(STOP_S, 5)
+        # The interpreter takes some time to end, too.
+        self.assertLess(DRAIN_DEFAULT_S + STOP_S, 4.5)
         self.assertEqual(parts.events[-1], "store closes")
 
     def test_what_is_given_up_is_told(self) -> None:

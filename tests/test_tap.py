@@ -11,7 +11,7 @@ from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from twisted_kvs.core.errors import BadConfiguration, StoreRefused
+from twisted_kvs.core.errors import BadConfiguration
 from twisted_kvs.options import Configuration, Options
 from twisted_kvs.services import KVSService
 from twisted_kvs.tap import INodeReactor, node_service
@@ -56,7 +56,10 @@ class Assembly(SynchronousTestCase):
         port, _, _, interface = self.reactor.tcpServers[0]
         self.assertEqual((port, interface), (8080, "127.0.0.1"))
         service.startService()
-        self.successResultOf(service.stopService())
+        stopped = service.stopService()
+        self.assertNoResult(stopped)
+        self.reactor.advance(1)
+        self.successResultOf(stopped)
 
     def test_a_node_gossips(self) -> None:
         """A node that was started with a view dials the others."""
@@ -83,7 +86,8 @@ class Assembly(SynchronousTestCase):
         """A data directory that must not be used is refused before a daemon forks."""
         path = Path(self.mktemp())
         path.write_text("a file")
-        with self.assertRaisesRegex(StoreRefused, str(path)):
+        wanted = f"KVS_DATA_DIR .--data-dir.: got '{path.absolute()}'"
+        with self.assertRaisesRegex(BadConfiguration, wanted):
             self.build(KVS_DATA_DIR=str(path), KVS_LISTEN="tcp:8080")
 
     def test_a_good_directory_is_not_touched(self) -> None:

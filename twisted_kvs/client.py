@@ -13,11 +13,16 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import treq
-from twisted.internet.defer import Deferred, DeferredLock, ensureDeferred
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    ensureDeferred,
+)
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import ConnectionRefusedError as RefusedError
@@ -33,10 +38,12 @@ from .core.errors import (
     NotFound,
     Overloaded,
     Removed,
+    SlowDisk,
     StorageFull,
     TooLarge,
     UnsupportedBody,
 )
+from .core.names import parse_name
 
 TIMEOUT_S = 3.0
 """Nodes promise an answer within a second of the last byte; the rest is transfer."""
@@ -95,6 +102,7 @@ _ERRORS: Mapping[int, type[KVSError]] = {
         TooLarge,
         UnsupportedBody,
         Overloaded,
+        SlowDisk,
         StorageFull,
     )
 }
@@ -138,6 +146,15 @@ class Stored:
     created: bool
     """False where it replaced a value."""
     node_id: int
+    timestamp: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """What became of a delete."""
+
+    node_id: int
+    """Number of the node that first processed it."""
     timestamp: str
 
 
@@ -193,7 +210,7 @@ class KVSClient:
         :param requests: for example ``treq.client.HTTPClient(Agent(reactor))``.
         :param clock: the reactor; times the requests.
         :param timeout_s: for one node to answer, connecting and bodies included.
-        :raises BadRequest: if there is no node.
+        :raises BadRequest: if there is no node, or one of them is no such thing.
         """
         given = [nodes] if isinstance(nodes, str) else list(nodes)
         self._urls = [base_url(node) for node in given]
@@ -240,6 +257,25 @@ class KVSClient:
         )
         return Stored(
             created=answer.status == 201,
+            node_id=answer.field("node_id", int),
+            timestamp=answer.field("timestamp", str),
+        )
+
+    async def delete(self, key: str) -> Deleted:
+        """
+        Delete a key; comes after everything that this client has read and written.
+
+        :raises NotFound: if it has no value; that too is a read.
+        :raises Unanswered: if nobody knows whether it was deleted.
+        """
+        path = _key_path(key)
+        # The body is more than a place for the payload: Twisted's client sends a DELETE
+        # without one again, on its own, when a kept connection breaks; and the second
+        # would also delete what somebody else has put after the first.
+        answer = await self._in_order(
+            lambda: self._ask("DELETE", path, {"causal_payload": self.payload})
+        )
+        return Deleted(
             node_id=answer.field("node_id", int),
             timestamp=answer.field("timestamp", str),
         )
@@ -367,9 +403,20 @@ def base_url(node: str) -> str:
     Make a URL of a node's ``ip:port``; a URL stays what it is.
 
     :returns: without a slash at the end.
+    :raises BadRequest: if it is neither.
     """
     text = node.strip().rstrip("/")
-    return text if "://" in text else f"http://{text}"
+    if "://" not in text:
+        return f"http://{parse_name(text)}"
+    try:
+        parts = urlsplit(text)
+        # The port is read when it is asked for.
+        good = parts.hostname and parts.port != 0 and text.isascii()
+    except ValueError:
+        good = False
+    if not good or parts.scheme not in ("http", "https"):
+        raise BadRequest(f"got {text!r}, want ip:port or a URL with http or https")
+    return text
 
 
 def _key_path(key: str) -> str:
@@ -402,8 +449,11 @@ def _json(fields: dict[str, JSONValue]) -> bytes:
         ) from None
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, DeferredTimeoutError | ConnectTimeoutError):
+def _reason(error: BaseException) -> str:
+    # What fails on its way comes as a list of failures; only time cancels.
+    for failure in getattr(error, "reasons", ()):
+        return _reason(failure.value)
+    if isinstance(error, CancelledError | DeferredTimeoutError | ConnectTimeoutError):
         return "not within the time"
     if isinstance(error, RefusedError):
         return "connection refused"

@@ -17,15 +17,21 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from .committer import Committer
-from .core.causality import EMPTY, Name, VersionVector, leq
+from .core.causality import EMPTY, Actor, Name, VersionVector, join, leq
 from .core.gossip import digest
 from .core.liveness import Liveness
 from .core.messages import Header, PeerAnswer, PeerRequest, Standing, Vectors
 from .core.replica import Replica
+from .core.retiring import NOTHING
 from .core.settings import Settings
+from .core.shrinking import grow, shrink
 from .core.view import View
+from .metrics import WriteAges
 from .operations import PeerTransport, Reply
 from .storage.api import Storage
+
+ANEW_TOLD_S = 10.0
+"""A peer that is started anew is told of in the log at most once in this time."""
 
 
 @dataclass(slots=True)
@@ -33,19 +39,26 @@ class PeerRecord:
     """What a peer was last seen to have and to be."""
 
     boot_id: int = 0
+    actor: Actor | None = None
+    """Under whom it writes now."""
+    retired: str = NOTHING
+    """The generation of retired actors that it goes by (R20)."""
     standing: Standing = Standing.LAGGING
     holds_all: bool = False
     vv: VersionVector = field(default_factory=dict)
     """Grows only; starts again when the peer lost its state."""
+    report: VersionVector | None = None
+    """R12: what it has told to have when all of that was durable here, too; None: it
+    has told nothing since it was started.  Its later writes come after it."""
     view: View = field(default_factory=View)
     """The view that it last told."""
     skip_until: float = 0.0
     """Not asked on behalf of clients before this moment (monotonic seconds)."""
     dialled: float = -1e9
     """When an exchange was last started."""
+    told_anew: float = -1e9
+    """When it was last told in the log that the peer was started anew."""
     exchanging: bool = False
-    behind_since: float | None = None
-    """Since when it lacks something that is durable here; None: it lacks nothing."""
     heard_header: bool = False
 
 
@@ -84,9 +97,12 @@ class Cluster:
         self.records: dict[Name, PeerRecord] = {}
         self.standing = Standing.LAGGING
         self.hash_mismatches = 0
+        self.write_ages = WriteAges()
         self.pulling = True
         """False for a demoted replica that has stopped to pull (R15)."""
         self._digest: tuple[object, bytes] | None = None
+        self.told_vv: Callable[[Name], None] = lambda peer: None
+        """Called when a peer has just told what it has."""
         self.learned: Callable[[], None] = lambda: None
         """Called when a peer has told how it stands."""
 
@@ -172,10 +188,11 @@ class Cluster:
     def digest(self) -> bytes:
         """Hash of what is durable: (VV, view, K)."""
         vv, view = self.replica.durable.vv, self.view
+        retired = self.replica.durable.retired.head
         count = self.replica.replica_count if view.entries else None
-        key = (vv, view, count)
+        key = (vv, view, count, retired)
         if self._digest is None or self._digest[0] != key:
-            self._digest = (key, digest(vv, view, count))
+            self._digest = (key, digest(vv, view, count, retired=retired))
         return self._digest[1]
 
     def header(self) -> Header:
@@ -190,18 +207,42 @@ class Cluster:
             digest=self.digest(),
             live_hash=result.live_hash if checkable else None,
             ages_ms=self.liveness.ages_ms(self.now()),
+            retired=self.replica.durable.retired.head,
+            whole=leq(self.replica.durable.dropped, self.replica.durable.vv),
         )
 
-    def vectors(self) -> Vectors:
-        """Tell the durable vectors, the view and K."""
+    def vectors(self, peer: Name) -> Vectors:
+        """Tell a peer the durable vectors, the view, K, and who is retired."""
         durable = self.replica.durable
+        same = self.record(peer).retired == durable.retired.head
         entries = self.view.entries
         return Vectors(
             vv=dict(durable.vv),
             clock=dict(durable.clock),
             view=dict(entries),
             replica_count=self.replica.replica_count if entries else None,
+            retired=b"" if same else durable.retired.encode(),
+            dropped=dict(durable.dropped),
         )
+
+    @property
+    def shared_generation(self) -> str:
+        """
+        The last generation that every member has said to know, for clients (R20).
+
+        Who has said so once keeps it, unless it loses its disk: it flags its answers
+        then, until it has met another.
+        """
+        return self.replica.shared_generation
+
+    def note_shared(self) -> None:
+        """See whether every member knows the generation that this node goes by."""
+        head = self.replica.durable.retired.head
+        if head != self.replica.shared_generation and all(
+            self.record(peer).retired == head for peer in self.peers
+        ):
+            self.replica.share(head)
+            self.committer.kick()
 
     def learn_header(self, peer: Name, boot_id: int, header: Header) -> None:
         """Take in what a peer says of itself."""
@@ -209,9 +250,12 @@ class Cluster:
         record = self.record(peer)
         record.standing = header.standing
         record.holds_all = header.holds_all
+        record.actor = header.actor
+        record.retired = header.retired
         record.heard_header = True
         self.liveness.heard_of(header.ages_ms, self.now())
         self.replica.hear_lamport(header.lamport)
+        self.note_shared()
         if header.actor == self.replica.actor and boot_id != self.boot_id:
             self._log.error(
                 "{peer} runs under our own actor {actor}: taking another",
@@ -223,14 +267,36 @@ class Cluster:
 
     def learn_vv(self, peer: Name, vv: VersionVector) -> None:
         """Take in what a peer has; detects dots of ours that we never minted (R1)."""
-        record = self.record(peer)
-        record.vv = vv
-        durable = self.replica.durable.vv
-        if leq(durable, vv) or not record.holds_all:
-            record.behind_since = None
-        elif record.behind_since is None:
-            record.behind_since = self.now()
+        self.record(peer).vv = vv
         self.notice_clash(peer, vv)
+        self.told_vv(peer)
+
+    def learn_report(self, peer: Name, vectors: Vectors) -> None:
+        """
+        Take what a peer has told of itself as its report, if all of it is here (R12).
+
+        Both vectors are of one durable instant of the peer.  That the digest alone is
+        told is not enough (hole H17): its own writes before it must be here, those
+        included that it has dropped, while others had them and this node was away.
+        """
+        mine = self.replica.durable.vv
+        if leq(vectors.vv, mine) and leq(vectors.dropped, mine):
+            record = self.record(peer)
+            record.report = vectors.vv
+            if not record.holds_all:
+                record.report = join(vectors.clock, vectors.vv)
+
+    def lag_s(self, peer: Name) -> float | None:
+        """
+        Tell how old the oldest own write is that a peer has not said it has.
+
+        :returns: seconds since it was durable here; 0.0 if there is none such; None for
+            a proxy, which is not meant to have it.
+        """
+        record = self.record(peer)
+        if not record.holds_all:
+            return None
+        return self.write_ages.oldest_lacking_s(record.vv, self.now())
 
     def notice_clash(self, peer: Name, vv: VersionVector) -> None:
         """Take another incarnation if a peer knows dots of ours never minted (R1)."""
@@ -252,10 +318,18 @@ class Cluster:
         if record.boot_id != boot_id:
             record.skip_until = 0.0
             if record.boot_id:
-                self._log.info("{peer} was started anew", peer=peer)
+                self._tell_anew(peer, record)
                 record.standing = Standing.LAGGING
                 record.vv = EMPTY
+                record.report = record.actor = None
+                record.retired = NOTHING
             record.boot_id = boot_id
+
+    def _tell_anew(self, peer: Name, record: PeerRecord) -> None:
+        # Two processes under one name seem to start anew with every message.
+        if self.now() - record.told_anew >= ANEW_TOLD_S:
+            record.told_anew = self.now()
+            self._log.info("{peer} was started anew", peer=peer)
 
     def halt(self) -> None:
         """Ask nobody any more."""
@@ -269,8 +343,10 @@ class Cluster:
 
         :raises PeerError: as ``PeerTransport.ask`` does.
         """
+        retired = self.replica.durable.retired
+        shrunk = shrink(request, retired, self._known_to(peer))
         waiting: Deferred[Reply] = self.transport.ask(
-            peer, request, connect_s=connect_s, total_s=total_s
+            peer, shrunk, connect_s=connect_s, total_s=total_s
         )
         reply = await waiting
         self.heard(peer, reply.boot_id)
@@ -279,4 +355,12 @@ class Cluster:
         header = getattr(reply.answer, "header", None)
         if isinstance(header, Header):
             self.learn_header(peer, reply.boot_id, header)
-        return reply.answer
+        return grow(reply.answer, self.replica.durable.retired)
+
+    def _known_to(self, peer: Name) -> str:
+        head = self.replica.durable.retired.head
+        return head if self.record(peer).retired == head else NOTHING
+
+    def shrunk(self, peer: Name, answer: PeerAnswer) -> PeerAnswer:
+        """Write an answer with markers, where the peer can read them (R20)."""
+        return shrink(answer, self.replica.durable.retired, self._known_to(peer))

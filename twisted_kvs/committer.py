@@ -20,6 +20,7 @@ from .core.errors import DiskFull
 from .core.messages import Commit, CommitResult, ReplicaState
 from .core.replica import Replica
 from .core.settings import Settings
+from .metrics import CommitMetrics
 from .storage.api import Storage
 
 
@@ -62,8 +63,12 @@ class Committer:
         self._retry: IDelayedCall | None = None
         self.full = False
         """Whether the disk takes no more: nothing may be minted."""
+        self.taken_back: Callable[[int], None] = lambda durable: None
+        """Called when all that was applied after commit ``durable`` is dropped."""
         self.result = storage.result
         self.commits = 0
+        self.metrics = CommitMetrics()
+        self._began = 0.0
         self.waiting_bytes = 0
         """Bytes of values that were minted and are not durable yet."""
 
@@ -88,6 +93,7 @@ class Committer:
         if commit is None:
             return
         self._flying = True
+        self._began = self._clock.seconds()
         self._storage.commit(commit).addCallbacks(
             self._done, self._failed, callbackArgs=(commit,)
         ).addErrback(self._broken)
@@ -111,12 +117,19 @@ class Committer:
         self._stored = commit.state
         self.result = result
         self.commits += 1
+        self._count(commit)
         self._replica.committed(commit)
-        self.waiting_bytes -= sum(len(v.value) for v in commit.minted)
+        self.waiting_bytes -= sum(len(v.value or b"") for v in commit.minted)
         self._published(commit, result)
         self.kick()
         for waiter in self._waiters.pop(commit.number, ()):
             waiter.callback(None)
+
+    def _count(self, commit: Commit) -> None:
+        staged = 0 if commit.stage is None else len(commit.stage.versions)
+        self.metrics.versions.observe(len(commit.insert) + staged)
+        self.metrics.seconds.observe(self._clock.seconds() - self._began)
+        self.metrics.conflicts += commit.conflicts
 
     def _failed(self, failure: Failure) -> None:
         failure.trap(DiskFull)
@@ -129,7 +142,9 @@ class Committer:
         waiters = [w for _, waiting in sorted(self._waiters.items()) for w in waiting]
         self._waiters.clear()
         self.waiting_bytes = 0
+        durable = self._replica.durable_commit
         self._replica.reload(self._stored, self._rng)
+        self.taken_back(durable)
         for waiter in waiters:
             waiter.errback(DiskFull("the disk takes no more"))
         if self._retry is None or not self._retry.active():

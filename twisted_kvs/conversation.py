@@ -52,6 +52,7 @@ from .core.causality import Name
 from .core.codec import Codec
 from .core.errors import BadPeerMessage, PeerError, PeerTimedOut, PeerUnreachable
 from .core.names import split_name
+from .metrics import Traffic
 from .operations import Reply
 from .signing import PEER_HEADER, PEER_PATH, Signer
 
@@ -75,6 +76,7 @@ class Wiring:
     progress_s: float
     new_nonce: Callable[[], bytes]
     connections: Connections
+    traffic: Traffic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,10 +233,16 @@ class Conversation:
         self._connection, self._fresh, self._head_bytes = None, False, 0
         self._upload = Upload(question.body, self)
         self._deadlines.connecting(question.connect_s)
-        response = await self._response(header)
+        try:
+            response = await self._response(header)
+        finally:
+            if self._upload.sent:
+                self._wiring.traffic.sent += len(question.body)
         self._head_bytes = None
         if response.code != 200:
-            raise BadPeerMessage(f"answered with status {response.code}, unsigned")
+            raise BadPeerMessage(
+                f"answered with status {response.code}, unsigned: another secret there?"
+            )
         seals = response.headers.getRawHeaders(PEER_HEADER.encode()) or []
         answer = signer.verify_answer(seals, envelope)
         if response.length not in (UNKNOWN_LENGTH, answer.length):
@@ -242,6 +250,7 @@ class Conversation:
         download = Download(answer)
         response.deliverBody(download)
         body = await download.done
+        self._wiring.traffic.received += len(body)
         return Reply(answer.boot_id, self._wiring.codec.decode_answer(body))
 
     async def _response(self, header: bytes) -> Any:
@@ -343,6 +352,8 @@ class Conversation:
         if connection is not None and not cancelled:
             # Those beside it lead to the same process, or to where it was.
             self.pool.closeCachedConnections()
+            # Another node may have the peer's old address by now.
+            self._wiring.addresses.failed(split_name(self._question.peer)[0])
         if self._verdict is not None:
             return Failure(self._verdict)
         if not cancelled and not result.check(PeerError):

@@ -28,9 +28,11 @@ from .core.messages import (
     Refused,
     Standing,
 )
-from .core.outcomes import Stage
+from .core.outcomes import Frontier, Stage
 from .core.versions import Version
 from .storage.api import START, Cursor, Snapshot, SnapshotLost
+
+SESSION_BITS = 48
 
 
 @dataclass(slots=True)
@@ -43,7 +45,14 @@ class _Session:
     cursor: Cursor | None
     index: int
     touched: float
+    listed: Cursor | None = None
+    """Of a full join: where its list of live dots goes on (R10); None: at its end."""
     last: PartAnswer | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last part was given."""
+        return self.cursor is None and self.listed is None
 
 
 class DeltaSender:
@@ -55,16 +64,21 @@ class DeltaSender:
         """Serve from the storage of ``cluster``."""
         self._cluster = cluster
         self._sessions: dict[int, _Session] = {}
-        self._numbers = 0
+        # Drawn, so that no other run of this node, and no second process under its
+        # name, goes on with a delta that this one began.
+        self._numbers = cluster.rng.getrandbits(SESSION_BITS)
 
     @property
     def sending(self) -> int:
         """Count the deltas in parts that are under way."""
-        return sum(s.cursor is not None for s in self._sessions.values())
+        return sum(not s.ended for s in self._sessions.values())
 
     def make(self, peer: Name, asker: VersionVector, *, one_part: bool) -> Delta | None:
         """
         List what ``asker`` lacks of what is durable here.
+
+        Who has not all that this node has forgotten the pasts of is told all that is
+        live, besides: a full join (R10).
 
         :param asker: the VV of the asker.
         :param one_part: give nothing rather than the first of several parts.
@@ -77,17 +91,19 @@ class DeltaSender:
             # A proxy's delta needs a base even if it is empty: it claims what the asker
             # had when it asked and may have lost since (hole H5).
             base = asker if replica.holds_all else restrict(asker, sorted(durable.vv))
-            return self._delta(base, durable.vv, durable.lamport)
+            return self._delta(base, durable)
         self.forget_idle()
         held = False
         snapshot = cluster.storage.snapshot()
         try:
             state = snapshot.state
-            base = replica.delta_base(asker, state)
+            frontier = replica.frontier_of(state)
+            base = replica.delta_base(asker, frontier, holds_all=state.holds_all)
+            full = not leq(frontier.floor, base)
             versions, cursor = self._list(snapshot, base, START)
-            if cursor is None:
-                return self._delta(base, state.vv, state.lamport, versions)
-            if one_part or self.sending >= cluster.settings.delta_sessions_max:
+            if cursor is None and not full:
+                return self._delta(base, frontier, versions=versions)
+            if one_part or not self._has_place(peer):
                 return None
             held = True
         finally:
@@ -95,10 +111,35 @@ class DeltaSender:
                 snapshot.close()
         self._numbers += 1
         self._sessions[self._numbers] = _Session(
-            peer, snapshot, base, cursor, 0, cluster.now()
+            peer, snapshot, base, cursor, 0, cluster.now(), START if full else None
         )
-        self._log.info("sending a delta in parts to {peer}", peer=peer)
-        return self._delta(base, state.vv, state.lamport, versions, self._numbers)
+        what = "a full join" if full else "a delta in parts"
+        self._log.info("sending {what} to {peer}", what=what, peer=peer)
+        return self._delta(
+            base, frontier, versions=versions, session=self._numbers, full=full
+        )
+
+    def _has_place(self, peer: Name) -> bool:
+        """
+        Tell whether another delta in parts may begin.
+
+        Where all places are taken one is freed: of those that their receivers have
+        given up most likely, as they began another or make no progress, the one that
+        was asked for least lately.
+        """
+        settings = self._cluster.settings
+        if self.sending < settings.delta_sessions_max:
+            return True
+        limit = self._cluster.now() - settings.gossip_progress_s
+        given_up = [
+            (session.touched, number)
+            for number, session in self._sessions.items()
+            if not session.ended and (session.peer == peer or session.touched < limit)
+        ]
+        if not given_up:
+            return False
+        self._sessions.pop(min(given_up)[1]).snapshot.close()
+        return True
 
     def next_part(self, peer: Name, asked: NextPart) -> PartAnswer | Refused:
         """Go on with a session; the last part may be asked for again."""
@@ -109,21 +150,32 @@ class DeltaSender:
         session.touched = self._cluster.now()
         if session.last is not None and asked.index == session.index:
             return session.last
-        if asked.index != session.index + 1 or session.cursor is None:
+        if asked.index != session.index + 1 or session.ended:
             return Refused(400, f"part {asked.index} is not the next")
         try:
-            versions, session.cursor = self._list(
-                session.snapshot, session.base, session.cursor
-            )
+            part = self._part(session)
         except SnapshotLost as error:
             self._log.warn("gave up a delta to {peer}: {error}", peer=peer, error=error)
             del self._sessions[asked.session]
             return Refused(404, str(error))
         session.index += 1
-        session.last = PartAnswer(versions=versions, more=session.cursor is not None)
-        if session.cursor is None:
+        session.last = part
+        if not part.more:
             session.snapshot.close()
-        return session.last
+        return part
+
+    def _part(self, session: _Session) -> PartAnswer:
+        """First all versions, then, for a full join, the list of what is live."""
+        if session.cursor is not None:
+            versions, session.cursor = self._list(
+                session.snapshot, session.base, session.cursor
+            )
+            return PartAnswer(versions=versions, more=not session.ended)
+        assert session.listed is not None
+        live, session.listed = session.snapshot.live(
+            session.listed, dots_max=self._cluster.settings.delta_part_dots_max
+        )
+        return PartAnswer(versions=[], more=not session.ended, live=live)
 
     def forget_idle(self) -> None:
         """Let go of the snapshots that nobody asks on for."""
@@ -151,18 +203,21 @@ class DeltaSender:
     def _delta(
         self,
         base: VersionVector,
-        claim: VersionVector,
-        lamport: int,
+        frontier: Frontier,
+        *,
         versions: list[Version] | None = None,
         session: int = 0,
+        full: bool = False,
     ) -> Delta:
         return Delta(
             base=dict(base),
-            claim=dict(claim),
-            lamport=lamport,
+            claim=dict(frontier.vv),
+            lamport=frontier.lamport,
             standing=self._cluster.standing,
             versions=versions or [],
             session=session,
+            floor=dict(frontier.floor),
+            full=full,
         )
 
 
@@ -185,6 +240,8 @@ class DeltaReceiver:
         """From whom a delta in parts is under way."""
         self.received = 0
         """Versions of that delta that are stored by now."""
+        self.applied = 0
+        """Versions of all deltas that were applied."""
 
     async def take(self, peer: Name, delta: Delta) -> bool:
         """
@@ -207,6 +264,7 @@ class DeltaReceiver:
             commit = cluster.replica.apply_delta(delta)
             applied = commit is not None
             if commit is not None:
+                self.applied += len(delta.versions)
                 await cluster.committer.durable(commit)
         if applied:
             self._completed(peer, delta.standing)
@@ -214,9 +272,11 @@ class DeltaReceiver:
 
     async def _take_parts(self, peer: Name, delta: Delta) -> bool:
         cluster = self._cluster
-        self.receiving, self.received = peer, 0
+        # First: what is refused here is not under way.
         stage = cluster.replica.begin_stage(delta)
-        self._log.info("receiving a delta in parts from {peer}", peer=peer)
+        self.receiving, self.received = peer, 0
+        what = "a full join" if delta.full else "a delta in parts"
+        self._log.info("receiving {what} from {peer}", what=what, peer=peer)
         ended = False
         try:
             await self._fetch(peer, delta, stage)
@@ -224,6 +284,7 @@ class DeltaReceiver:
             if commit is None:
                 ended = True
                 return False
+            self.applied += stage.versions
             await cluster.committer.durable(commit)
             ended = True
         finally:
@@ -242,9 +303,9 @@ class DeltaReceiver:
     async def _fetch(self, peer: Name, delta: Delta, stage: Stage) -> None:
         """Store all parts: one is fetched while the one before is committed."""
         cluster, settings = self._cluster, self._cluster.settings
-        versions, more, index = delta.versions, True, 0
+        versions, live, more, index = delta.versions, None, True, 0
         while True:
-            commit = cluster.replica.add_part(stage, versions)
+            commit = cluster.replica.add_part(stage, versions, live)
             stored = cluster.committer.durable(commit)
             index += 1
             fetched = None
@@ -265,7 +326,7 @@ class DeltaReceiver:
                 raise fetched
             if not isinstance(fetched, PartAnswer):
                 raise BadPeerMessage(f"{peer} answered with no part: {fetched!r:.200}")
-            versions, more = fetched.versions, fetched.more
+            versions, live, more = fetched.versions, fetched.live, fetched.more
 
 
 async def _quietly(answer: Awaitable[PeerAnswer]) -> PeerAnswer | KVSError:

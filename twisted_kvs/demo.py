@@ -42,7 +42,7 @@ INTERRUPT_S = 0.5
 STOP_S = 4.8
 LOG_LINES_SHOWN = 5
 
-_OURS = ("K", "VIEW", "IPPORT", "KVS_LISTEN", "KVS_DATA_DIR")
+_OURS = ("K", "VIEW", "IPPORT", "KVS_LISTEN", "KVS_DATA_DIR", "KVS_DRAIN_S")
 
 Echo = Callable[[str], object]
 ClientOf = Callable[[Sequence[str], IReactorTime], KVSClient]
@@ -73,8 +73,9 @@ class NodePlan:
     @property
     def command(self) -> str:
         """What starts it by hand, to be pasted into a shell."""
-        words = [f"{key}={value}" for key, value in self.settings.items()]
-        return shlex.join([*words, sys.executable, "-m", "twisted", "kvs"])
+        # Of an assignment only the value may be quoted.
+        words = [f"{key}={shlex.quote(text)}" for key, text in self.settings.items()]
+        return " ".join([*words, shlex.quote(sys.executable), "-m twisted kvs"])
 
 
 def node_plans(plan: Plan, directory: Path) -> list[NodePlan]:
@@ -90,6 +91,7 @@ def node_plans(plan: Plan, directory: Path) -> list[NodePlan]:
                 "VIEW": view,
                 "IPPORT": f"{HOST}:{port}",
                 "KVS_DATA_DIR": str(directory / str(port)),
+                "KVS_DRAIN_S": "0",
             },
             log=directory / f"{port}.log",
         )

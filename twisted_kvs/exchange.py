@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from .cluster import Cluster
 from .core.causality import Name, VersionVector, leq, restrict
-from .core.errors import DiskFull, KVSError, PeerError, PeerUnreachable
+from .core.errors import DiskFull, KVSError, PeerError, PeerTimedOut, PeerUnreachable
 from .core.gossip import Deck
 from .core.messages import (
     Delta,
@@ -34,8 +34,10 @@ from .core.messages import (
     Standing,
     Vectors,
 )
+from .core.retiring import Retired
 from .core.view import View
 from .deltas import DeltaReceiver, DeltaSender, Pulls
+from .metrics import Outcome
 
 
 class Exchanges:
@@ -68,6 +70,10 @@ class Exchanges:
         self._deck = Deck()
         self._warned: dict[Name, float] = {}
         self.exchanges = 0
+        self.outcomes = dict.fromkeys(Outcome, 0)
+        """Of the exchanges that have ended."""
+        self.pushed = 0
+        """Versions taken from pushes."""
 
     def round(self) -> None:
         """Start this beat's exchanges: the next of the deck, and the silent ones."""
@@ -114,6 +120,7 @@ class Exchanges:
         def done(result: bool | Failure) -> bool:
             record.exchanging = False
             if isinstance(result, Failure):
+                self.outcomes[Outcome.FAILED] += 1
                 self._log.failure("an exchange failed", failure=result)
                 return False
             return result
@@ -122,31 +129,35 @@ class Exchanges:
 
     async def _exchange(self, peer: Name) -> bool:
         try:
-            return await self._exchange_with(peer)
+            outcome = await self._exchange_with(peer)
         except PeerUnreachable:
-            pass  # Told once, when it is believed dead.
+            outcome = Outcome.UNREACHABLE  # Told once, when it is believed dead.
         except DiskFull:
+            outcome = Outcome.DISK_FULL
             self._log.debug("no room for what {peer} sent", peer=peer)
         except PeerError as error:
+            timed_out = isinstance(error, PeerTimedOut)
+            outcome = Outcome.TIMED_OUT if timed_out else Outcome.BAD
             self.warn(peer, error)
-        return False
+        self.outcomes[outcome] += 1
+        return outcome in (Outcome.EQUAL, Outcome.EXCHANGED)
 
-    async def _exchange_with(self, peer: Name) -> bool:
+    async def _exchange_with(self, peer: Name) -> Outcome:
         cluster = self._cluster
         mine, vv = cluster.header(), cluster.replica.durable.vv
         hello = await self._ask(peer, Hello(mine))
         if not isinstance(hello, HelloAnswer):
-            return False
+            return Outcome.REFUSED
         if hello.vectors is None:
             self._equal(peer, mine, hello.header, vv)
-            return True
+            return Outcome.EQUAL
         self._learn(peer, hello.vectors)
         delta, more = self._give(peer, hello.header, hello.vectors)
         answer = await self._ask(
             peer,
             Exchange(
                 header=cluster.header(),
-                vectors=cluster.vectors(),
+                vectors=cluster.vectors(peer),
                 delta=delta,
                 pull_me=more,
                 one_part=self._receiver.receiving is not None,
@@ -154,11 +165,11 @@ class Exchanges:
             ),
         )
         if not isinstance(answer, ExchangeAnswer):
-            return False
+            return Outcome.REFUSED
         self._learn(peer, answer.vectors)
         if answer.delta is not None:
-            await self._receiver.take(peer, answer.delta)
-        return True
+            await self._take(peer, answer.delta, answer.vectors)
+        return Outcome.EXCHANGED
 
     async def _ask(self, peer: Name, request: Hello | Exchange) -> PeerAnswer:
         settings = self._cluster.settings
@@ -178,11 +189,11 @@ class Exchanges:
         delta = self._sender.make(peer, vectors.vv, one_part=True)
         return delta, delta is None
 
-    def answer_hello(self, request: Hello) -> HelloAnswer:
+    def answer_hello(self, peer: Name, request: Hello) -> HelloAnswer:
         """Compare hashes; give vectors only where they differ."""
         header = self._cluster.header()
         equal = request.header.digest == header.digest
-        return HelloAnswer(header, None if equal else self._cluster.vectors())
+        return HelloAnswer(header, None if equal else self._cluster.vectors(peer))
 
     def heard_hello(self, peer: Name, request: Hello) -> None:
         """Take the asker's word for an empty delta where the hashes are equal."""
@@ -197,7 +208,7 @@ class Exchanges:
         self._learn(peer, request.vectors)
         if request.delta is not None:
             try:
-                await self._receiver.take(peer, request.delta)
+                await self._take(peer, request.delta, request.vectors)
             except KVSError as error:
                 self.warn(peer, error)
         if request.pull_me:
@@ -208,8 +219,17 @@ class Exchanges:
                 peer, request.vectors.vv, one_part=request.one_part
             )
         return ExchangeAnswer(
-            header=cluster.header(), vectors=cluster.vectors(), delta=delta
+            header=cluster.header(), vectors=cluster.vectors(peer), delta=delta
         )
+
+    async def _take(self, peer: Name, delta: Delta, vectors: Vectors) -> None:
+        """Take a delta; with it all is here that the vectors beside it told (R12)."""
+        cluster = self._cluster
+        boot_id = cluster.record(peer).boot_id
+        await self._receiver.take(peer, delta)
+        # A report ends with its process: another may run by now, on an empty disk.
+        if cluster.record(peer).boot_id == boot_id:
+            cluster.learn_report(peer, vectors)
 
     def answer_pull(self, peer: Name, request: Pull) -> PullAnswer:
         """Give what the asker lacks."""
@@ -221,6 +241,7 @@ class Exchanges:
         """Take fresh writes that are in turn; pull where there is a gap."""
         cluster = self._cluster
         taken = cluster.replica.apply_push(request.versions, request.lamport)
+        self.pushed += taken.taken
         if taken.gap:
             self.pull(peer)
         try:
@@ -238,12 +259,19 @@ class Exchanges:
     def _learn(self, peer: Name, vectors: Vectors) -> None:
         cluster = self._cluster
         cluster.record(peer).view = View(vectors.view)
+        if vectors.retired:
+            known = cluster.replica.applied.retired
+            cluster.replica.retire(Retired.decode(vectors.retired, known=known))
+            cluster.committer.kick()
         self._adopt(peer, vectors)
         cluster.learn_vv(peer, vectors.vv)
+        cluster.learn_report(peer, vectors)
         if not cluster.replica.holds_all:
             # A proxy follows clock and VV of every replica: the VV alone is not closed.
             cluster.replica.hear_clock(vectors.clock)
             cluster.replica.hear_clock(vectors.vv)
+            # What it reports next is what is logged by then (R12).
+            cluster.committer.kick()
 
     def _equal(
         self, peer: Name, mine: Header, theirs: Header, vv: VersionVector
@@ -252,6 +280,8 @@ class Exchanges:
         cluster = self._cluster
         cluster.record(peer).view = cluster.view
         cluster.learn_vv(peer, vv)
+        if theirs.whole:
+            cluster.record(peer).report = vv
         checkable = mine.live_hash is not None and theirs.live_hash is not None
         if checkable and mine.live_hash != theirs.live_hash:
             cluster.hash_mismatches += 1

@@ -10,7 +10,7 @@ a write that was sent and not answered is tried once more elsewhere: at least on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IDelayedCall
@@ -18,8 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .cluster import Cluster
-from .core.causality import Name
-from .core.errors import Overloaded, PeerError, PeerUnreachable
+from .core.causality import Name, VersionVector
+from .core.errors import Overloaded, PeerError, PeerUnreachable, SlowDisk
 from .core.messages import Forward, ForwardAnswer, Operation, Refused, Standing
 from .core.payload import Payload
 from .operations import Answer
@@ -31,10 +31,13 @@ class Request:
 
     operation: Operation
     key: str
-    value: bytes = b""
+    value: bytes | None = None
+    """Of a PUT."""
     payload: Payload
     deadline: float
     """Monotonic seconds; includes what is left for the node's own answer."""
+    seen: VersionVector = field(default_factory=dict)
+    """S of the node that it comes from (R13): the write comes after it, too."""
     forwarded: bool = False
     """Its asker gives up at the deadline and asks another node: then it is too late."""
 
@@ -83,7 +86,7 @@ class Forwarder:
         :returns: its answer, unchanged; None if no replica could be reached in time.
         :raises Overloaded: if every one refused for load.
         """
-        if request.operation is Operation.PUT:
+        if request.operation is not Operation.GET:
             return await self._write(request, targets)
         return await _HedgedRead(self, request, targets).answer()
 
@@ -105,6 +108,9 @@ class Forwarder:
                 continue
             if isinstance(answer, Answer):
                 return answer
+            if answer.status == SlowDisk.status:
+                # As good as no answer: it may have been done.
+                limit = next(limits, None)
             refusals.append(answer)
             asked += 1
         _all_overloaded(refusals, asked)
@@ -127,7 +133,7 @@ class Forwarder:
         message = Forward(
             operation=request.operation,
             key=request.key,
-            value=request.value,
+            value=request.value or b"",
             vector=dict(request.payload.vector),
             lamport=request.payload.lamport,
             seen=dict(cluster.replica.seen),
@@ -149,8 +155,9 @@ class Forwarder:
             cluster.skip(name)
             raise PeerError(f"{name} did not answer a forwarded request")
         cluster.replica.hear_lamport(answer.lamport)
-        if request.operation is Operation.PUT and answer.status < 300:
-            cluster.replica.answered(request.payload.vector)
+        if request.operation is not Operation.GET and answer.status < 300:
+            # It comes after all that the client knows, whose payload may hold a marker
+            # that cannot be read here (R20): no vector of ours may.
             cluster.replica.answered(answer.vector)
             cluster.replica.hear_clock(answer.vector)
         return Answer(answer.status, answer.body, tuple(answer.headers))

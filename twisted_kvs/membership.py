@@ -42,8 +42,14 @@ class Membership:
         self._was_replica: bool | None = None
         self._alive: frozenset[Name] = frozenset()
         self._demoted_at: float | None = None
+        self._covered_since: float | None = None
+        """Since when all replicas have what this proxy wrote itself."""
+        self._may_drop = False
+        """It is time to drop all data, as soon as a replica says that it has them."""
         self._served_since_promotion = False
         self._met_first = False
+        self._alone_since = 0
+        """The commit with which this node began to serve for want of others."""
         self._looking: list[Deferred[None]] | None = None
         self._looks = 0
         self._hold: IDelayedCall | None = None
@@ -51,6 +57,7 @@ class Membership:
         self.start_exchange: Callable[[Name], Deferred[bool]] = lambda _: succeed(False)
         """Set by the node: starts an exchange out of turn."""
         cluster.learned = self._learned
+        cluster.told_vv = self._told_vv
 
     def start(self) -> None:
         """Begin lagging and look for a node that serves."""
@@ -106,6 +113,7 @@ class Membership:
         first = cluster.first_members
         only_first = cluster.me in first and len(first) == 1
         if cluster.alone or only_first:
+            self._alone_since = cluster.replica.last_commit
             self._serve("nobody to catch up with")
         elif self._looking is not None or cluster.serving_peers():
             cluster.standing = Standing.LAGGING
@@ -113,6 +121,17 @@ class Membership:
             self._serve("met another of the first members, nobody serves yet")
         else:
             cluster.standing = Standing.PROVISIONAL
+
+    def taken_back(self, durable: int) -> None:
+        """
+        What was applied after commit ``durable`` is dropped, as the disk is full.
+
+        Who served since it had removed all others has them back, and lags.
+        """
+        if self._cluster.standing is Standing.SERVING and self._alone_since > durable:
+            self._alone_since = 0
+            self.lag()
+            self.settle()
 
     def _knows_one_that_serves(self) -> bool:
         """Whether a live replica serves, be it one that clients should not wait for."""
@@ -206,11 +225,15 @@ class Membership:
 
     def step_down(self) -> None:
         """Go on with a demotion (R15); call on every beat."""
+        self._may_drop = False
         self._cluster.pulling = self._still_pulls()
 
     def _still_pulls(self) -> bool:
         cluster, replica = self._cluster, self._cluster.replica
-        if cluster.is_replica or cluster.removed or not replica.holds_all:
+        if cluster.is_replica or cluster.removed:
+            return True
+        if not replica.holds_all:
+            self._may_drop = self._was_long_covered()
             return True
         cluster.standing = Standing.LAGGING
         own_only = all(actor_name(a) == cluster.me for a in replica.applied.vv)
@@ -219,15 +242,47 @@ class Membership:
             cluster.committer.kick()
             return False
         since = cluster.now() if self._demoted_at is None else self._demoted_at
-        if cluster.now() - since < cluster.settings.demotion_s:
-            return True
-        replicas = cluster.replicas()
-        covered = all(leq(replica.applied.vv, cluster.record(r).vv) for r in replicas)
-        if replicas and covered and replica.idle:
+        self._may_drop = cluster.now() - since >= cluster.settings.demotion_s
+        return not self._may_drop
+
+    def _was_long_covered(self) -> bool:
+        """
+        Tell whether all replicas have had what this proxy wrote itself for long enough.
+
+        As a demoted replica waits: each drop takes an incarnation, and who was cut off
+        once often is again.
+        """
+        cluster, now = self._cluster, self._cluster.now()
+        if not cluster.replica.applied.vv or not self._covered():
+            self._covered_since = None
+        elif self._covered_since is None:
+            self._covered_since = now
+        since = self._covered_since
+        return since is not None and now - since >= cluster.settings.demotion_s
+
+    def _covered(self) -> bool:
+        cluster = self._cluster
+        vv, replicas = cluster.replica.applied.vv, cluster.replicas()
+        return bool(replicas) and all(leq(vv, cluster.record(r).vv) for r in replicas)
+
+    def _told_vv(self, peer: Name) -> None:
+        """
+        Drop all data, if it is time and a replica has just said that it has them.
+
+        In that very turn: what a replica said before may have been on a disk that it
+        has lost since, and this node may have the last copy.
+        """
+        cluster, replica = self._cluster, self._cluster.replica
+        if not self._may_drop or peer not in cluster.replicas():
+            return
+        if self._covered() and replica.idle:
             self._log.info("{me} drops its data: all replicas have it", me=cluster.me)
+            self._may_drop = False
             replica.forget_all(cluster.rng)
+            # What they told was all here then.
+            for record in cluster.records.values():
+                record.report = None
             cluster.committer.kick()
-        return False
 
     def adopt(self, peer: Name, vectors: Vectors) -> None:
         """Take in a peer's view and K, where R16 allows it."""
@@ -281,7 +336,7 @@ class Membership:
 
     async def update_view(self, kind: str, name: Name) -> tuple[int, int]:
         """
-        Add or remove a member; probes all members first, tells them after (SPEC 6).
+        Add or remove a member; probes all members first, tells them after.
 
         :param kind: "add" or "remove".
         :returns: the number of ``name`` in the view, and how many members are alive.

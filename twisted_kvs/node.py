@@ -20,10 +20,20 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .answers import Answers
 from .cluster import Cluster
 from .committer import Committer
-from .core.causality import Name
-from .core.errors import DiskFull, KVSError, Overloaded, Removed, StorageFull
+from .compacting import Compacting
+from .configuration import settle_configuration
+from .core.causality import EMPTY, Name
+from .core.errors import (
+    DiskFull,
+    KVSError,
+    Overloaded,
+    Removed,
+    SlowDisk,
+    StorageFull,
+)
 from .core.messages import (
     Commit,
     CommitResult,
@@ -45,8 +55,9 @@ from .core.messages import (
 )
 from .core.payload import Payload, PayloadCodec
 from .core.replica import Replica
+from .core.retiring import has_marker
 from .core.settings import Settings
-from .core.versions import Version
+from .core.shrinking import grow
 from .core.view import ReplicaCount, View
 from .deltas import DeltaReceiver, DeltaSender, Pulls
 from .exchange import Exchanges
@@ -112,7 +123,6 @@ class Node:
         self._idle: list[Deferred[None]] = []
         self._folding: IDelayedCall | None = None
         self.cluster: Cluster
-        self.stale_answers = 0
 
     def start(self, stored: ReplicaState | None) -> None:
         """
@@ -151,7 +161,13 @@ class Node:
             published=self._published,
             fatal=self._fatal,
         )
-        self._settle_configuration(stored)
+        settle_configuration(
+            self.replica,
+            stored,
+            first_view=self._first_view,
+            k_given=self._k_given,
+        )
+        cluster.write_ages.found(state.vv, self.me, cluster.now())
         self._connect_parts()
         if cluster.committer.result.unfolded:
             self._fold_soon()
@@ -160,6 +176,7 @@ class Node:
     def _connect_parts(self) -> None:
         cluster = self.cluster
         self.membership = Membership(cluster)
+        cluster.committer.taken_back = self.membership.taken_back
         self.pushes = Pushes(cluster)
         self.sender = DeltaSender(cluster)
         self.receiver = DeltaReceiver(cluster, self.membership.completed)
@@ -173,40 +190,10 @@ class Node:
             completed=self.membership.completed,
         )
         self.membership.start_exchange = self.exchanges.start
+        self.compacting = Compacting(cluster)
+        self.answers = Answers(cluster, self.payloads)
         self.forwarder = Forwarder(cluster)
         self.fetch = CausalFetch(cluster, self.pulls)
-
-    def _settle_configuration(self, stored: ReplicaState | None) -> None:
-        """Compare VIEW and K with what is kept; a changed K is a new K (R16)."""
-        replica = self.replica
-        if stored is None:
-            replica.set_started_with_k(self._k_given)
-            return
-        kept = replica.view
-        if self._first_view.entries and kept.entries:
-            if self._first_view.order != kept.order:
-                self._log.info(
-                    "VIEW differs from the view that was kept, which is newer: {kept}",
-                    kept=", ".join(kept.order),
-                )
-        elif self._first_view.entries:
-            replica.set_view(self._first_view, replica.replica_count)
-        if self._k_given is None:
-            return
-        count = replica.replica_count
-        if replica.started_with_k is None and not kept.entries:
-            count = ReplicaCount(1, self._k_given)
-        elif self._k_given != replica.started_with_k:
-            count = count.restarted_with(self._k_given)
-            self._log.info("K is {k} now, as given at this start", k=self._k_given)
-        elif count.k != self._k_given:
-            self._log.info(
-                "K={given} differs from the K that was kept, which is newer: {kept}",
-                given=self._k_given,
-                kept=count.k,
-            )
-        replica.set_view(replica.view, count)
-        replica.set_started_with_k(self._k_given)
 
     def gossip_round(self) -> None:
         """
@@ -219,12 +206,16 @@ class Node:
             self.membership.step_down()
             self.sender.forget_idle()
             self.exchanges.round()
+            # A forwarded write is in a proxy's clock and waits for no commit there.
+            self.cluster.committer.kick()
+            self.compacting.beat()
         except Exception:
             self._log.failure("a beat of gossip failed")
 
     async def _stop(self) -> None:
         self._stopping = True
         self._fold_no_more()
+        self.compacting.stop()
         if self._working:
             idle: Deferred[None] = Deferred()
             self._idle.append(idle)
@@ -242,16 +233,23 @@ class Node:
         """Refuse new requests, finish those under way; fires within about a second."""
         return ensureDeferred(self._stop())
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopping
+
     def halt(self) -> None:
         """Be dead at once, as after kill -9: for simulations; nothing is finished."""
         self._stopping = True
         self._fold_no_more()
+        self.compacting.stop()
         self.membership.stop()
         self.cluster.committer.stop()
         self.cluster.halt()
 
     def _published(self, commit: Commit, result: CommitResult) -> None:
         if commit.minted:
+            self.cluster.write_ages.durable(commit.minted, self.cluster.now())
             self.pushes.push(commit.minted)
         if result.unfolded:
             self._fold_soon()
@@ -273,27 +271,29 @@ class Node:
 
     def get(self, key: str, payload: Payload) -> Deferred[Answer]:
         """Read a key: 200 or 404; fails with a ``KVSError`` only."""
+        payload = self.read_payload(payload)
         if self._shows_at_once(key, payload):
             return maybeDeferred(self._show, key, payload)
-        return self._work(self._request(self._parse(Operation.GET, key, b"", payload)))
+        return self._work(self._request(self._parse(Operation.GET, key, None, payload)))
 
     def put(self, key: str, value: bytes, payload: Payload) -> Deferred[Answer]:
-        """
-        Write a key: 201 or 200; fails with a ``KVSError`` only.
-
-        Cancelling the Deferred does not undo the write.
-        """
+        """Write a key: 201 or 200; fails with a ``KVSError`` only."""
         request = self._parse(Operation.PUT, key, value, payload)
-        return _shield(self._work(self._request(request)))
+        return self._work(self._request(request))
+
+    def delete(self, key: str, payload: Payload) -> Deferred[Answer]:
+        """Delete a key: 200, or 404 for none; fails with a ``KVSError`` only."""
+        request = self._parse(Operation.DELETE, key, None, payload)
+        return self._work(self._request(request))
 
     def _parse(
-        self, operation: Operation, key: str, value: bytes, payload: Payload
+        self, operation: Operation, key: str, value: bytes | None, payload: Payload
     ) -> Request:
         return Request(
             operation=operation,
             key=key,
             value=value,
-            payload=payload,
+            payload=self.read_payload(payload),
             deadline=self._clock.seconds() + self.settings.request_s,
         )
 
@@ -322,7 +322,7 @@ class Node:
         return await self._here(request)
 
     def _must_hand_on(self, request: Request) -> bool:
-        return request.operation is Operation.PUT and self.cluster.committer.full
+        return request.operation is not Operation.GET and self.cluster.committer.full
 
     async def _here_or_elsewhere(self, request: Request) -> Answer:
         try:
@@ -337,7 +337,7 @@ class Node:
     async def _here(self, request: Request) -> Answer:
         if request.operation is Operation.GET:
             return await self._read_here(request)
-        return (await self._write_here(request))[0]
+        return (await self._change_here(request))[0]
 
     async def _read_here(self, request: Request) -> Answer:
         """R14: wait for what the payload names, then show what is durable."""
@@ -345,6 +345,25 @@ class Node:
         if self.replica.lacks(request.key, payload.vector):
             await self.fetch.for_read(request.key, payload.vector, request.deadline)
         return self._show(request.key, payload)
+
+    async def _change_here(self, request: Request) -> tuple[Answer, Payload | None]:
+        """
+        Write or delete.
+
+        A delete looks first, as a read does: 404 and no write only if nothing is shown
+        and nothing that the client knows is missing (R9).
+
+        :returns: the answer, and the payload of the write if there was one.
+        """
+        key, vector = request.key, request.payload.vector
+        if request.operation is Operation.DELETE:
+            if self.replica.lacks(key, vector):
+                await self.fetch.for_read(key, vector, request.deadline)
+            if not self.replica.shows(key) and not self.replica.lacks(key, vector):
+                return self._show(key, request.payload), None
+        elif self.replica.applied_lacks(key, vector):
+            await self.fetch.for_write(key, vector, request.deadline)
+        return await self._write_here(request)
 
     def _shows_at_once(self, key: str, payload: Payload) -> bool:
         """Most reads: nothing to wait for, nobody else to ask."""
@@ -359,38 +378,27 @@ class Node:
 
     def _show(self, key: str, payload: Payload) -> Answer:
         """R14: show what is durable, stale or not."""
-        cluster = self.cluster
-        read = self.replica.read(key, payload)
-        serving = cluster.is_replica and cluster.standing is Standing.SERVING
-        stale = not (read.fresh and serving)
-        self.stale_answers += stale
-        token = self.payloads.encode(read.payload)
-        if read.version is None:
-            message = f"no such key: {key!r}"
-            return self._answer(404, {"result": "error", "msg": message}, token, stale)
-        fields: dict[str, object] = {
-            "result": "success",
-            "value": msgspec.Raw(read.version.value),
-            **self._fields(read.version, token),
-        }
-        return self._answer(200, fields, token, stale)
+        return self.answers.of_read(key, self.replica.read(key, payload))
 
     async def _write_here(self, request: Request) -> tuple[Answer, Payload]:
         """R3: mint, make durable, let one other replica have it, answer."""
-        cluster, payload = self.cluster, request.payload
-        committer = cluster.committer
-        if self.replica.applied_lacks(request.key, payload.vector):
-            await self.fetch.for_write(request.key, payload.vector, request.deadline)
+        cluster, committer = self.cluster, self.cluster.committer
         if request.forwarded and cluster.now() >= request.deadline:
             raise Overloaded("too late: the asker has given up")
         if committer.full:
             raise StorageFull("the disk takes no more and no replica can be reached")
-        if (
-            committer.waiting_bytes + len(request.value)
-            > self.settings.commit_bytes_max
-        ):
+        size = len(request.value or b"")
+        if committer.waiting_bytes + size > self.settings.commit_bytes_max:
             raise Overloaded("too many bytes wait for the disk")
-        committer.waiting_bytes += len(request.value)
+        committer.waiting_bytes += size
+        payload = self.read_payload(request.payload)
+        unread = EMPTY
+        if has_marker(payload.vector):
+            # Only a node that has lost touch: to come after what cannot be read would
+            # make a past that is not closed.
+            unread, payload = payload.vector, Payload(EMPTY, payload.lamport)
+        # Now, not when it came: a commit that failed meanwhile would have undone it.
+        self.replica.hear_clock(request.seen)
         written = self.replica.put(
             request.key, request.value, payload, wall_us=self._wall_us()
         )
@@ -402,44 +410,18 @@ class Node:
         except DiskFull as error:
             raise StorageFull(str(error)) from None
         except DeferredTimeoutError:
-            raise Overloaded(
-                "the disk is slow: the write may or may not be kept, put it again"
+            raise SlowDisk(
+                "the disk is slow: the write may or may not be kept"
             ) from None
         # Not before: S outlives a failed commit, and must not name what that took back.
         self.replica.answered(written.payload.vector)
         if not cluster.alone:
             await self.pushes.acknowledged(written.version.dot)
-        token = self.payloads.encode(written.payload)
-        fields = {"result": "success", **self._fields(written.version, token)}
-        serving = cluster.is_replica and cluster.standing is Standing.SERVING
-        status = 201 if written.created else 200
-        dot = f"{written.version.actor}:{written.version.counter}"
-        answer = self._answer(status, fields, token, not serving, dot)
-        return answer, written.payload
+        return self.answers.of_write(written, unread=unread), written.payload
 
-    def _fields(self, version: Version, token: str) -> dict[str, object]:
-        return {
-            "node_id": self.cluster.view.numbers.get(version.origin, 0),
-            "causal_payload": token,
-            "timestamp": f"{version.ts // 1_000_000}.{version.ts % 1_000_000:06d}",
-        }
-
-    def _answer(
-        self,
-        status: int,
-        fields: dict[str, object],
-        token: str,
-        stale: bool,
-        dot: str | None = None,
-    ) -> Answer:
-        headers = []
-        if len(token) <= self.settings.payload_header_sent_bytes_max:
-            headers.append(("KVS-Causal-Payload", token))
-        if stale:
-            headers.append(("KVS-Stale", "true"))
-        if dot is not None:
-            headers.append(("KVS-Dot", dot))
-        return Answer(status, msgspec.json.encode(fields), tuple(headers))
+    def read_payload(self, payload: Payload) -> Payload:
+        """Read a payload as ``Answers.read_payload`` does."""
+        return self.answers.read_payload(payload)
 
     def node_details(self) -> Answer:
         """Tell whether this node is a replica."""
@@ -453,7 +435,7 @@ class Node:
 
     def update_view(self, kind: str, name: Name) -> Deferred[Answer]:
         """Change the view; fails with a ``KVSError`` only."""
-        return _shield(self._work(self._update_view(kind, name)))
+        return self._work(self._update_view(kind, name))
 
     async def _update_view(self, kind: str, name: Name) -> Answer:
         if self._stopping:
@@ -467,14 +449,21 @@ class Node:
 
     def status(self) -> dict[str, object]:
         """Describe the node for its operator; JSON-able."""
-        return describe(self.cluster)
+        return describe(self.cluster, self.compacting)
 
     def answer_peer(
         self, sender: Name, boot_id: int, request: PeerRequest
     ) -> Deferred[PeerAnswer]:
         """Answer a peer whose signature was verified; never fails, refuses instead."""
-        answering = ensureDeferred(self._answer_peer(sender, boot_id, request))
+        answering = ensureDeferred(self._answer_grown(sender, boot_id, request))
         return answering.addErrback(self._refuse, sender)
+
+    async def _answer_grown(
+        self, sender: Name, boot_id: int, request: PeerRequest
+    ) -> PeerAnswer:
+        grown = grow(request, self.replica.durable.retired)
+        answer = await self._answer_peer(sender, boot_id, grown)
+        return self.cluster.shrunk(sender, answer)
 
     def _refuse(self, failure: Failure, sender: Name) -> PeerAnswer:
         error = failure.value
@@ -490,17 +479,19 @@ class Node:
         cluster = self.cluster
         if sender == self.me:
             if boot_id != self._boot_id:
-                self._log.error("another process runs under our name, {me}", me=self.me)
+                another = KVSError(f"another process runs under our name, {self.me}")
+                self.exchanges.warn(self.me, another)
             return Refused(400, f"you use my name, {self.me}")
         if self._stopping:
-            return Refused(503, "this node is stopping")
+            # Not 503: that would speak of load, and of all if there is no other.
+            return Refused(NOT_SERVING, "this node is stopping")
         cluster.heard(sender, boot_id)
         header = getattr(request, "header", None)
         if header is not None:
             cluster.learn_header(sender, boot_id, header)
         match request:
             case Hello():
-                answer = self.exchanges.answer_hello(request)
+                answer = self.exchanges.answer_hello(sender, request)
                 self.exchanges.heard_hello(sender, request)
                 return answer
             case Exchange():
@@ -529,17 +520,21 @@ class Node:
         if not cluster.is_replica or cluster.standing is Standing.LAGGING:
             return Refused(NOT_SERVING, f"{self.me} does not serve")
         payload = Payload(forward.vector, forward.lamport)
-        request = self._parse(forward.operation, forward.key, forward.value, payload)
+        putting = forward.operation is Operation.PUT
+        value = forward.value if putting else None
+        request = self._parse(forward.operation, forward.key, value, payload)
         own = self._clock.seconds() + forward.budget_ms / 1000
         limit = min(request.deadline, own)
-        request = replace(request, deadline=limit, forwarded=True)
+        request = replace(
+            request, deadline=limit, forwarded=True, seen=dict(forward.seen)
+        )
+        minted = None
         if forward.operation is Operation.GET:
             answer = await self._read_here(request)
-            vector, lamport = {}, self.replica.durable.lamport
         else:
-            self.replica.hear_clock(forward.seen)
-            answer, minted = await self._write_here(request)
-            vector, lamport = dict(minted.vector), minted.lamport
+            answer, minted = await self._change_here(request)
+        vector = dict(minted.vector) if minted else {}
+        lamport = minted.lamport if minted else self.replica.durable.lamport
         return ForwardAnswer(
             status=answer.status,
             body=answer.body,
@@ -572,15 +567,3 @@ def _json(status: int, fields: dict[str, object]) -> Answer:
 def _fire(waiting: Deferred[None]) -> None:
     if not waiting.called:
         waiting.callback(None)
-
-
-def _shield(working: Deferred[_T]) -> Deferred[_T]:
-    """Let go of an operation without cancelling it."""
-    outer: Deferred[_T] = Deferred(lambda _: None)
-
-    def done(result: _T | Failure) -> None:
-        if not outer.called:
-            outer.callback(result)
-
-    working.addBoth(done)
-    return outer

@@ -47,9 +47,17 @@ class Operations(Protocol):
         """
         Write a key (R3): 200 or 201; fails with a ``KVSError`` only.
 
-        Cancelling the Deferred (a client that hung up) does not undo the write.
+        The Deferred is not to be cancelled; a client that hangs up must not do so.
 
         :param value: JSON text, UTF-8.
+        """
+
+    def delete(self, key: str, payload: Payload) -> Deferred[Answer]:
+        """
+        Delete a key (R9): 200; 404, and nothing written, if there is nothing to delete.
+
+        That is: nothing is visible, and the payload is covered.  Fails with a
+        ``KVSError`` only.  Cancelling the Deferred does not undo the delete.
         """
 
     def node_details(self) -> Answer:

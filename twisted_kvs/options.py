@@ -24,11 +24,17 @@ from .core.names import is_ip, is_loopback, parse_name, parse_names, split_name
 from .core.secrets import DEFAULT_SECRET, Secrets, parse_secret_file
 from .core.settings import MIB, Settings
 from .core.versions import VALUE_BYTES_MAX
+from .logs import FORMATS, LEVELS, LogStyle
 
 ME_DEFAULT = "127.0.0.1:8080"
 DATA_ROOT = "kvs-data"
 """Where a node without KVS_DATA_DIR makes its own directory."""
+BACKLOG = 1024
+"""Connections that the system takes while the node is busy; of Twisted's own 50 a crowd
+makes seconds of waiting.  The system may allow fewer (net.core.somaxconn)."""
 REPLICAS_MAX = 1_000_000
+DRAIN_DEFAULT_S = 1.0
+DRAIN_S_MAX = 300.0
 SECRET_FILE_BYTES_MAX = MIB
 
 _T = TypeVar("_T")
@@ -50,7 +56,12 @@ class Configuration:
     directory: str | None
     """Of the store, absolute; None: memory only."""
     secrets: Secrets
+    drain_s: float
+    """Between being told to stop and stopping; not ready any more, but answering."""
+    log: LogStyle
     settings: Settings
+    unknown: tuple[str, ...] = ()
+    """Variables that look like ours and mean nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class _Variable:
         return f"{self.name} (--{self.option})"
 
 
-_K = _Variable("replicas", "K", "number of replicas wanted; goes with VIEW")
+_K = _Variable("replicas", "K", "number of replicas, 1 or more; goes with VIEW")
 _VIEW = _Variable(
     "view", "VIEW", "ip:port of the first nodes, comma-separated [alone, to be added]"
 )
@@ -97,8 +108,29 @@ _SPREAD = _Variable(
     "KVS_SPREAD",
     "hand requests on, so that all replicas get the same number",
 )
+_DRAIN = _Variable(
+    "drain-s",
+    "KVS_DRAIN_S",
+    f"seconds to answer on, but be ready no more, before a stop [{DRAIN_DEFAULT_S}]",
+)
+_LOG_FORMAT = _Variable(
+    "log-format",
+    "KVS_LOG_FORMAT",
+    f"lines of the log: {' or '.join(FORMATS)} [{FORMATS[0]}]",
+)
+_LOG_LEVEL = _Variable(
+    "log-level",
+    "KVS_LOG_LEVEL",
+    f"least level that is logged: {', '.join(LEVELS)} [{LogStyle().level}]",
+)
+_LOG_REQUESTS = _Variable(
+    "log-requests", "KVS_LOG_REQUESTS", "a line in the log for each client's request"
+)
 _SECRET = "KVS_SECRET"  # noqa: S105 - the name of the variable
-_VARIABLES = (_K, _VIEW, _IPPORT, _LISTEN, _DATA_DIR, _SECRET_FILE)
+_VARIABLES = (
+    *(_K, _VIEW, _IPPORT, _LISTEN, _DATA_DIR, _SECRET_FILE, _DRAIN),
+    *(_LOG_FORMAT, _LOG_LEVEL),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +160,7 @@ def _limit(field: str, doc: str, least: float, most: float) -> _Limit:
 _LIMITS = (
     _limit("value_bytes_max", "bytes of a value, as UTF-8", 1, VALUE_BYTES_MAX),
     _limit("requests_in_flight_max", "clients' requests at once", 1, 1_000_000),
+    _limit("connections_max", "clients' connections at once", 16, 1_000_000),
     _limit(
         "body_bytes_in_flight_max",
         "bytes of bodies under way, of clients and of peers each",
@@ -165,6 +198,8 @@ class Options(usage.Options):
             None,
             f"answer requests where they arrive, whatever {_SPREAD.name}",
         ],
+        [_LOG_REQUESTS.option, None, f"{_LOG_REQUESTS.name}: {_LOG_REQUESTS.doc}"],
+        ["no-log-requests", None, f"no such lines, whatever {_LOG_REQUESTS.name}"],
     ]
     configuration: Configuration
 
@@ -213,8 +248,21 @@ class Options(usage.Options):
             listen=listen,
             directory=str(self._run_directory() / directory) if directory else None,
             secrets=self._secrets(),
+            drain_s=self._drain_s(),
+            log=LogStyle(
+                form=self._choice(_LOG_FORMAT, FORMATS, LogStyle().form),
+                level=self._choice(_LOG_LEVEL, LEVELS, LogStyle().level),
+                requests=self._flag(_LOG_REQUESTS),
+            ),
             settings=self._settings(),
+            unknown=self._unknown(),
         )
+
+    def _unknown(self) -> tuple[str, ...]:
+        known = {_SECRET, _SPREAD.name, _LOG_REQUESTS.name}
+        known |= {variable.name for variable in (*_VARIABLES, *_LIMITS)}
+        ours = (name for name in self._environ if name.startswith("KVS_"))
+        return tuple(sorted(name for name in ours if name not in known))
 
     def _text(self, variable: _Variable, *, empty_is_good: bool = False) -> str | None:
         """Give what was set, None if nothing was; an empty text is a mistake."""
@@ -225,7 +273,8 @@ class Options(usage.Options):
         # it for absent would quietly start a node alone.
         if given is not None and not given.strip() and not empty_is_good:
             raise BadConfiguration(
-                f"{variable.shown}: got an empty text, want {variable.doc}"
+                f"{variable.shown}: got an empty text, want it left out or "
+                f"set: {variable.doc}"
             )
         return given
 
@@ -269,6 +318,22 @@ class Options(usage.Options):
             )
         return Secrets(_parsed(_SECRET_FILE, _read_secrets, path))
 
+    def _drain_s(self) -> float:
+        text = self._text(_DRAIN)
+        if text is None:
+            return DRAIN_DEFAULT_S
+        return _number(_DRAIN, text, 0.0, DRAIN_S_MAX, whole=False)
+
+    def _choice(self, variable: _Variable, choices: Sequence[str], default: str) -> str:
+        text = self._text(variable)
+        chosen = default if text is None else text.strip().lower()
+        if chosen not in choices:
+            raise BadConfiguration(
+                f"{variable.shown}: got {_quoted(chosen)}, want one of "
+                f"{', '.join(choices)}"
+            )
+        return chosen
+
     def _settings(self) -> Settings:
         chosen: dict[str, float] = {}
         for limit in _LIMITS:
@@ -282,24 +347,32 @@ class Options(usage.Options):
             part = settings.probe_after_s / settings.dead_after_s
             chosen["probe_after_s"] = dead_after_s * part
         # Settings checks the relations, too.
-        settings = replace(settings, spread=self._spread(), **chosen)  # type: ignore[arg-type] # whole ones are ints
+        settings = replace(settings, spread=self._flag(_SPREAD), **chosen)  # type: ignore[arg-type] # whole ones are ints
         if settings.gossip_interval_s > settings.dead_after_s / 2:
             raise BadConfiguration(
                 f"KVS_GOSSIP_INTERVAL_S (--gossip-interval-s): got "
                 f"{settings.gossip_interval_s}, want half of KVS_DEAD_AFTER_S, "
                 f"{settings.dead_after_s}, at most"
             )
+        # Else it would be refused as too much at once, for ever.
+        if settings.body_bytes_in_flight_max < settings.body_bytes_max:
+            raise BadConfiguration(
+                "KVS_BODY_BYTES_IN_FLIGHT_MAX (--body-bytes-in-flight-max): got "
+                f"{settings.body_bytes_in_flight_max}, want the largest body that "
+                f"KVS_VALUE_BYTES_MAX allows, {settings.body_bytes_max}, at least"
+            )
         return settings
 
-    def _spread(self) -> bool:
-        if self["spread"] or self["no-spread"]:
-            if self["spread"] and self["no-spread"]:
-                raise BadConfiguration("got --spread and --no-spread, want one of them")
-            return bool(self["spread"])
-        text = self._environ.get(_SPREAD.name, _FALSE[0]).strip().lower()
+    def _flag(self, variable: _Variable) -> bool:
+        on, off = variable.option, f"no-{variable.option}"
+        if self[on] or self[off]:
+            if self[on] and self[off]:
+                raise BadConfiguration(f"got --{on} and --{off}, want one of them")
+            return bool(self[on])
+        text = self._environ.get(variable.name, _FALSE[0]).strip().lower()
         if text not in _TRUE + _FALSE:
             raise BadConfiguration(
-                f"{_SPREAD.shown}: got {_quoted(text)}, want one of "
+                f"{variable.shown}: got {_quoted(text)}, want one of "
                 f"{', '.join(_TRUE + _FALSE)}"
             )
         return text in _TRUE
@@ -338,7 +411,7 @@ def endpoint(interface: str, port: int) -> str:
     """Write an address and a port as Twisted's server endpoint."""
     kind = "tcp6" if ":" in interface else "tcp"
     where = f":interface={interface}".replace(":", r"\:")[1:] if interface else ""
-    return f"{kind}:{port}{where}"
+    return f"{kind}:{port}{where}:backlog={BACKLOG}"
 
 
 def _quoted(text: str) -> str:

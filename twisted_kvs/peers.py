@@ -27,6 +27,7 @@ from .core.codec import Codec
 from .core.errors import PeerTimedOut, PeerUnreachable
 from .core.messages import Forward, Operation, PeerRequest, Tell
 from .core.settings import Settings
+from .metrics import Traffic
 from .operations import Reply
 from .signing import NONCE_BYTES, Signer
 
@@ -76,6 +77,8 @@ class TreqTransport:
         self._reactor = reactor
         self._codec = codec
         self._connections = Connections()
+        self.traffic = Traffic()
+        """Questions sent, answers received."""
         self._wiring = Wiring(
             reactor=reactor,
             client=HTTPClient(peer_agent(reactor)),
@@ -85,6 +88,7 @@ class TreqTransport:
             progress_s=settings.gossip_progress_s,
             new_nonce=partial(secrets.token_bytes, NONCE_BYTES),
             connections=self._connections,
+            traffic=self.traffic,
         )
         self._peers: dict[Name, _Peer] = {}
         self._closed = False

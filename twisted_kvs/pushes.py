@@ -174,4 +174,4 @@ def _drop(queue: _Queue) -> None:
 
 
 def _size(version: Version) -> int:
-    return len(version.value) + len(version.key) + 64 * (1 + len(version.past))
+    return len(version.value or b"") + len(version.key) + 64 * (1 + len(version.past))

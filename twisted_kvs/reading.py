@@ -66,15 +66,19 @@ class CausalFetch:
             fetch.stop()
 
     def obtainable(self, missing: VersionVector) -> VersionVector:
-        """Leave out the dots that nobody could give a moment ago."""
-        now = self.cluster.now()
-        return {
-            actor: counter
-            for actor, counter in missing.items()
-            if actor not in self._lost
-            or self._lost[actor][1] < now
-            or counter < self._lost[actor][0]
-        }
+        """
+        Leave out the dots that nobody could give a moment ago.
+
+        And those after them, as VV covers no dot before the ones before it; unless they
+        have come meanwhile.
+        """
+        now, vv = self.cluster.now(), self.cluster.replica.durable.vv
+        wanted = {}
+        for actor, counter in missing.items():
+            lost, until = self._lost.get(actor, (0, 0.0))
+            if until < now or counter < lost or vv.get(actor, 0) >= lost:
+                wanted[actor] = counter
+        return wanted
 
     def remember_lost(self, missing: VersionVector) -> None:
         """Do not wait for these dots for a while."""
@@ -105,7 +109,8 @@ class _Fetch:
         self._done: Deferred[None] = Deferred()
         self._asked: set[Name] = set()
         self._waiting = 0
-        self._all_settled = True
+        self._busy: set[Name] = set()
+        """Who has given no answer: it, or this node, was busy with a delta in parts."""
         self._spread = False
         self._timers = [
             self._cluster.clock.callLater(limit_s, self._time_is_up),
@@ -148,7 +153,7 @@ class _Fetch:
             return
         self._waiting += 1
         pulling = self._owner.pulls.pull(name, connect_s=cluster.settings.connect_s)
-        pulling.addCallback(self._gave)
+        pulling.addCallback(self._gave, name)
 
     def _ask_all(self) -> None:
         if self._done.called or self._spread:
@@ -159,10 +164,33 @@ class _Fetch:
         if not self._waiting:
             self._nobody_left()
 
-    def _gave(self, settled: bool) -> None:
+    def _gave(self, settled: bool, name: Name) -> None:
         self._waiting -= 1
-        self._all_settled = self._all_settled and settled
         self._look()
+        if self._done.called:
+            return
+        if settled:
+            self._busy.discard(name)
+        else:
+            self._busy.add(name)
+            if not self._cluster.committer.full:
+                self._ask_again(name)
+        self._go_on()
+
+    def _ask_again(self, name: Name) -> None:
+        """Ask in a moment who was busy: that does not last."""
+
+        def ask() -> None:
+            self._waiting -= 1
+            self._asked.discard(name)
+            self._ask(name)
+            self._go_on()
+
+        self._waiting += 1
+        wait_s = self._cluster.settings.busy_wait_s
+        self._timers.append(self._cluster.clock.callLater(wait_s, ask))
+
+    def _go_on(self) -> None:
         if self._done.called or self._waiting:
             return
         if self._spread:
@@ -176,7 +204,7 @@ class _Fetch:
 
     def _nobody_left(self) -> None:
         """All who could be asked have answered without it, or cannot be reached."""
-        if self._all_settled and not self._done.called:
+        if not (self._busy or self._done.called):
             self._owner.remember_lost(self._missing())
         self._finish()
 

@@ -1,9 +1,10 @@
 """
 The life of a node's process: what starts and stops in which order, and what beats.
 
-Start: store, port, node, gossip.  Stop: port, connections (each with its next answer),
-gossip, node, connections to peers, store, all within ``STOP_S``; so nothing is asked of
-a part that is not there.
+Start: store, port, node, gossip.  Stop: first the node is ready no more and answers on,
+so that whoever watches it sends clients elsewhere; then port, connections (each with
+its next answer), gossip, node, connections to peers, store, all within ``STOP_S``; so
+nothing is asked of a part that is not there.
 
 Invariants: no port opens before the store is open; a node that cannot start ends its
 process with one line; an exception never stops the beat.
@@ -18,29 +19,38 @@ from functools import partial
 from typing import NoReturn, Protocol
 
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    ensureDeferred,
+    maybeDeferred,
+)
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .core.causality import Name
-from .core.errors import KVSError
+from .core.errors import KVSError, StoreRefused
 from .core.messages import ReplicaState
+from .options import DRAIN_DEFAULT_S
 
-STOP_S = 4.8
-"""In all; an operator is promised that a node has ended within 5 s."""
+STOP_S = 3.4
+"""For the stop itself; what is left of 5 s is for the interpreter to end."""
 STOP_PORT_S = 0.2
 STOP_CONNECTIONS_S = 1.4
-STOP_NODE_S = 4.2
-STOP_TRANSPORT_S = 4.4
+STOP_NODE_S = 2.9
+STOP_TRANSPORT_S = 3.1
 ANSWER_S = 1.0
 """In which every request is answered."""
 assert STOP_PORT_S + ANSWER_S < STOP_CONNECTIONS_S
-assert STOP_CONNECTIONS_S < STOP_NODE_S < STOP_TRANSPORT_S < STOP_S < 5
+assert STOP_CONNECTIONS_S < STOP_NODE_S < STOP_TRANSPORT_S < STOP_S
 """Moments, counted from the first, at which the next part is stopped regardless."""
+assert DRAIN_DEFAULT_S + STOP_S < 4.5, (
+    "an operator is promised that a node ends within 5 s"
+)
 
 
 class NodeLife(Protocol):
@@ -88,6 +98,11 @@ class StoreService(Service):
         self._opened = False
         self.stored: ReplicaState | None = None
         """What the store had when it was opened."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, and not yet closed."""
+        return self._opened
 
     def privilegedStartService(self) -> None:
         """
@@ -237,26 +252,42 @@ class KVSService(MultiService):
         *,
         store: StoreService,
         port: IService,
+        listen_given: str,
+        directory_given: str,
         node: NodeService,
         gossip: GossipService,
+        turns: IService,
         close_connections: Close,
         close_transport: Close,
+        leave: Callable[[], None],
+        drain_s: float,
         clock: IReactorTime,
     ) -> None:
         """
         Put the parts together.
 
+        :param listen_given: what said where ``port`` is, for the one line where it
+            cannot be opened; ``directory_given`` the same of the store.
+        :param turns: watches the reactor, from the start until the port is closed.
+        :param leave: called first of all in a stop: the node is ready no more.
+        :param drain_s: for so long everything goes on after that; 0: not at all.
         :param close_connections: those of clients and peers, made through ``port``.
         :param close_transport: those to peers.
         :param clock: times the stop.
         """
         super().__init__()
         self._clock = clock
-        for part in (store, port, node, gossip):
+        for part in (store, port, node, gossip, turns):
             part.setServiceParent(self)
         self._store = store
+        self._listen_given = listen_given
+        self._directory_given = directory_given
+        self._leave = leave
+        self._drain_s = drain_s
+        self._draining: Deferred[None] | None = None
         self._stops: tuple[tuple[str, Callable[[], object], float], ...] = (
             ("port", port.stopService, STOP_PORT_S),
+            ("turns", turns.stopService, STOP_PORT_S),
             ("connections", close_connections, STOP_CONNECTIONS_S),
             ("gossip", gossip.stopService, STOP_CONNECTIONS_S),
             ("node", node.stopService, STOP_NODE_S),
@@ -289,16 +320,42 @@ class KVSService(MultiService):
         try:
             start()
         # OverflowError: what sockets say to a port that is none, as in tcp:99999.
-        except (KVSError, CannotListenError, OSError, OverflowError) as error:
-            self._give_up(error)
+        except (KVSError, OSError, CannotListenError, OverflowError) as error:
+            reason = one_line(error)
+            if isinstance(error, StoreRefused):
+                reason = not_usable(self._directory_given, error)
+            # After the store only the port asks the system for anything.
+            elif self._store.is_open and not isinstance(error, KVSError):
+                reason = f"{self._listen_given} ({reason}), want a free one"
+            self._give_up(reason)
 
-    def _give_up(self, error: Exception) -> NoReturn:
+    def _give_up(self, reason: str) -> NoReturn:
         # Standard error may already lead to the log, so this is one line there, too.
         # The store's thread must end, or the interpreter waits for it.
         self._store.stopService().addErrback(lambda _: None)
-        raise StartFailed(f"kvs: {one_line(error)}") from None
+        raise StartFailed(f"kvs: {reason}") from None
+
+    def hurry(self) -> None:
+        """Wait no longer for clients to go elsewhere; does nothing at other times."""
+        if self._draining is not None:
+            self._draining.cancel()
+
+    async def _drained(self) -> None:
+        self._draining = deferLater(self._clock, self._drain_s)
+        try:
+            await self._draining
+        except CancelledError:
+            self._log.info("told again to stop: not waiting any more")
+        finally:
+            self._draining = None
 
     async def _stop(self) -> None:
+        try:
+            self._leave()
+        except Exception:
+            self._log.failure("cannot leave in order")
+        if self._drain_s > 0:
+            await self._drained()
         began = self._clock.seconds()
         for name, stop, until_s in self._stops:
             left_s = max(0.0, began + until_s - self._clock.seconds())
@@ -314,6 +371,16 @@ class KVSService(MultiService):
 def one_line(error: Exception) -> str:
     """Tell an error without line breaks."""
     return " ".join(str(error).split())
+
+
+def not_usable(directory_given: str, error: StoreRefused) -> str:
+    """
+    Say in one line that a data directory cannot be used.
+
+    :param directory_given: what named it.
+    """
+    want = "want a directory that this node may write, its own or a new one"
+    return f"{directory_given} ({one_line(error)}), {want}"
 
 
 def start_line(

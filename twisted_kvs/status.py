@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from .cluster import Cluster
+from .compacting import Compacting
 from .core.causality import Name, leq
 
 
-def describe(cluster: Cluster) -> dict[str, object]:
+def describe(cluster: Cluster, compacting: Compacting) -> dict[str, object]:
     """
     Describe a node and what it knows of its peers; JSON-able, keys are stable.
 
-    Seconds are monotonic differences; ``lag_s`` is how long a peer has lacked something
-    that is durable here (0 if it lacks nothing, null if it is a proxy).
+    Seconds are monotonic differences; ``lag_s`` is the age of the oldest write of this
+    node that a peer is not known to have (0 if there is none, null if it is a proxy).
+    ``compaction.held_up_s`` names the members that hold it up, and for how long;
+    ``compaction.missing`` writes that others come after and that nobody has brought.
     """
     replica, committer = cluster.replica, cluster.committer
     durable = replica.durable
@@ -34,6 +37,18 @@ def describe(cluster: Cluster) -> dict[str, object]:
         "versions": cluster.storage.count(),
         "size_bytes": cluster.storage.size_bytes,
         "unfolded": result.unfolded,
+        "floor": dict(durable.floor),
+        "compaction": {
+            "stable": dict(compacting.stable),
+            "passes": compacting.passes,
+            "compacted": compacting.compacted,
+            "seals": compacting.seals,
+            "held_up_s": {
+                name: round(seconds, 1)
+                for name, seconds in compacting.held_up().items()
+            },
+            "missing": compacting.missing(),
+        },
         "commits": committer.commits,
         "disk_full": committer.full,
         "hash_mismatches": cluster.hash_mismatches,
@@ -45,9 +60,7 @@ def _peer(cluster: Cluster, peer: Name) -> dict[str, object]:
     record, now = cluster.record(peer), cluster.now()
     heard = cluster.liveness.last_heard_s(peer, now)
     durable = cluster.replica.durable.vv
-    behind = None
-    if record.holds_all:
-        behind = 0.0 if record.behind_since is None else now - record.behind_since
+    behind = cluster.lag_s(peer)
     return {
         "alive": peer in cluster.alive(),
         "heard_s_ago": None if heard is None else round(heard, 3),

@@ -17,6 +17,11 @@ class _PeerStatus(msgspec.Struct, frozen=True):
     writes_behind: int | None = None
 
 
+class _Compaction(msgspec.Struct, frozen=True):
+    held_up_s: dict[str, float] = {}
+    missing: dict[str, int] = {}
+
+
 class _NodeStatus(msgspec.Struct, frozen=True):
     """The fields that are shown; others are ignored, so that nodes can gain some."""
 
@@ -37,6 +42,7 @@ class _NodeStatus(msgspec.Struct, frozen=True):
     unfolded: int = 0
     disk_full: bool = False
     hash_mismatches: int = 0
+    compaction: _Compaction = _Compaction()
 
 
 def status_table(status: dict[str, JSONValue]) -> str:
@@ -68,6 +74,15 @@ def _about(node: _NodeStatus) -> list[str]:
     ]
     if node.unfolded:
         lines.append(f"catching up: {node.unfolded} versions still to be folded")
+    lines += [
+        f"compaction is held up by {name}, which has not reported for {seconds:.0f} s"
+        for name, seconds in sorted(node.compaction.held_up_s.items())
+    ]
+    lines += [
+        f"the writes of {actor}, up to {counter}, are missing: what came after them is "
+        "not compacted"
+        for actor, counter in sorted(node.compaction.missing.items())
+    ]
     if node.disk_full:
         lines.append("THE DISK IS FULL: writes are handed to other replicas")
     if node.hash_mismatches:

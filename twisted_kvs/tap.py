@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import random
 import secrets
+import signal
 import socket
 import time
 from contextlib import closing
@@ -27,10 +28,13 @@ from twisted.internet.interfaces import (
 )
 
 from .core.codec import Codec
-from .core.errors import BadConfiguration, KVSError
+from .core.errors import BadConfiguration, KVSError, StoreRefused
 from .core.names import split_name
 from .core.payload import PayloadCodec
 from .core.view import View
+from .descriptors import fit_connections
+from .first_process import die_of_signals_as_others
+from .logs import LoggedService, find_observer
 from .options import Configuration, Options, default_interface, endpoint
 from .services import (
     ANSWER_S,
@@ -39,6 +43,7 @@ from .services import (
     NodeService,
     StoreService,
     end_process,
+    not_usable,
     one_line,
     start_line,
 )
@@ -72,8 +77,21 @@ def makeService(options: Options) -> IService:
     # What was made by the start stays: looking through it for garbage, again and again,
     # takes 7 % of a durable write.
     running.callWhenRunning(gc.freeze)
+    die_of_signals_as_others()
     try:
-        return node_service(options.configuration, running)
+        service = node_service(options.configuration, running)
+        observer = find_observer(
+            options.configuration.log,
+            getattr(options, "parent", None),
+            call_later=running.callFromThread,
+        )
+        # Twisted would stop a second time, which is an error, with a traceback.
+        running.addSystemEventTrigger(
+            "before", "shutdown", _hurry_on_signals, service, running
+        )
+        logged = LoggedService(observer)
+        service.setServiceParent(logged)
+        return logged
     except (KVSError, OSError) as error:
         raise SystemExit(f"kvs: {one_line(error)}") from None
 
@@ -85,13 +103,13 @@ def node_service(configuration: Configuration, reactor: INodeReactor) -> KVSServ
     :raises KVSError: if something would keep it from starting.
     """
     # These import Klein, which installs a reactor.
+    from .metrics import TurnProbe
     from .node import Node
     from .peers import TreqTransport
     from .web.peer_gate import PeerGate
-    from .web.root import make_root
-    from .web.server import make_site
+    from .web.root import make_port
 
-    me, settings = configuration.me, configuration.settings
+    me, settings = configuration.me, fit_connections(configuration.settings)
     listen = _listen(configuration, reactor)
     storage = _storage(configuration, reactor)
     rng = random.Random(secrets.randbits(256))
@@ -114,10 +132,15 @@ def node_service(configuration: Configuration, reactor: INodeReactor) -> KVSServ
         replica_count=configuration.replica_count,
         fatal=end_process,
     )
-    root = make_root(node, status=node.status, gate=gate)
-    site = make_site(root, settings=settings, gate=gate, reactor=reactor)
-    # The start line says more than Twisted's own about factories.
-    site.noisy = False
+    turns = TurnProbe(reactor)
+    site = make_port(
+        node,
+        gate=gate,
+        traffic=(transport.traffic, gate.traffic),
+        turns=turns,
+        reactor=reactor,
+    )
+    site.tells_requests = configuration.log.requests
     store = StoreService(storage)
     line = start_line(
         me=me,
@@ -127,9 +150,12 @@ def node_service(configuration: Configuration, reactor: INodeReactor) -> KVSServ
         first_view=configuration.first_view,
     )
     warnings = [_NO_SECRET] if configuration.secrets.is_default else []
+    warnings += [f"{name} is set and means nothing" for name in configuration.unknown]
     return KVSService(
         store=store,
         port=strports.service(listen, site, reactor),
+        listen_given=_listen_given(configuration),
+        directory_given=_directory_given(configuration),
         node=NodeService(node, store, start_line=line, warnings=warnings),
         gossip=GossipService(
             node.gossip_round,
@@ -138,10 +164,19 @@ def node_service(configuration: Configuration, reactor: INodeReactor) -> KVSServ
             interval_s=settings.gossip_interval_s,
             jitter=settings.gossip_jitter,
         ),
+        turns=turns,
         close_connections=partial(site.close, grace_s=ANSWER_S),
         close_transport=transport.close,
+        leave=site.drain,
+        drain_s=configuration.drain_s,
         clock=reactor,
     )
+
+
+def _hurry_on_signals(service: KVSService, reactor: INodeReactor) -> None:
+    """Let who tells a node again to stop wait no longer than it takes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: reactor.callFromThread(service.hurry))
 
 
 def wall_us() -> int:
@@ -159,15 +194,30 @@ def _storage(configuration: Configuration, reactor: INodeReactor) -> Storage:
     from .storage.thread import StoreThread
 
     fingerprints = configuration.secrets.fingerprints
-    check_directory(
-        configuration.directory, name=configuration.me, fingerprints=fingerprints
-    )
+    try:
+        check_directory(
+            configuration.directory, name=configuration.me, fingerprints=fingerprints
+        )
+    except StoreRefused as error:
+        given = _directory_given(configuration)
+        raise BadConfiguration(not_usable(given, error)) from None
     return SqliteStorage(
         configuration.directory,
         name=configuration.me,
         fingerprints=fingerprints,
         thread=StoreThread(reactor),
+        clock=reactor,
     )
+
+
+def _directory_given(configuration: Configuration) -> str:
+    return f"KVS_DATA_DIR (--data-dir): got {configuration.directory!r}"
+
+
+def _listen_given(configuration: Configuration) -> str:
+    if configuration.listen is None:
+        return f"IPPORT (--ipport): got {configuration.me}"
+    return f"KVS_LISTEN (--listen): got {configuration.listen!r}"
 
 
 def _listen(configuration: Configuration, reactor: INodeReactor) -> str:

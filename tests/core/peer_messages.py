@@ -36,6 +36,9 @@ from twisted_kvs.core.messages import (
 NATURALS = st.integers(0, 3) | st.integers(0, COUNTER_MAX)
 VECTORS = kvs.vectors().map(dict)
 VERSIONS = kvs.histories(writes_max=4, keys=("k", "\u00e9/ "))
+LIVE = st.dictionaries(
+    kvs.KNOWN_ACTORS, st.lists(st.integers(1, 2**43 - 2), max_size=3), max_size=3
+)
 KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200)
 
 
@@ -50,6 +53,7 @@ def headers() -> SearchStrategy[Header]:
         digest=st.binary(min_size=DIGEST_BYTES, max_size=DIGEST_BYTES),
         live_hash=st.none() | st.integers(0, 2**64 - 1),
         ages_ms=st.dictionaries(kvs.KNOWN_NAMES, NATURALS, max_size=3),
+        retired=st.sampled_from(["", "0123456789abcdef"]),
     )
 
 
@@ -60,6 +64,7 @@ def _vectors() -> SearchStrategy[Vectors]:
         clock=VECTORS,
         view=kvs.views().map(lambda view: view.entries),
         replica_count=st.none() | kvs.replica_counts(),
+        retired=st.binary(max_size=9),
     )
 
 
@@ -72,6 +77,8 @@ def _deltas() -> SearchStrategy[Delta | None]:
         standing=st.sampled_from(Standing),
         versions=VERSIONS,
         session=NATURALS,
+        floor=VECTORS,
+        full=st.booleans(),
     )
 
 
@@ -119,7 +126,7 @@ def answers() -> SearchStrategy[PeerAnswer]:
             ExchangeAnswer, header=headers(), vectors=_vectors(), delta=_deltas()
         ),
         st.builds(PullAnswer, headers(), _deltas()),
-        st.builds(PartAnswer, versions=VERSIONS, more=st.booleans()),
+        st.builds(PartAnswer, versions=VERSIONS, more=st.booleans(), live=LIVE),
         st.builds(PushAnswer, VECTORS),
         st.builds(
             ForwardAnswer,

@@ -25,6 +25,7 @@ STATUS = {
     errors.PeerRefused: 502,
     errors.BadPeerMessage: 400,
     errors.Overloaded: 503,
+    errors.SlowDisk: 504,
     errors.StorageFull: 507,
     errors.DiskFull: 507,
     errors.BadConfiguration: 500,

@@ -14,7 +14,14 @@ from twisted_kvs.core.gossip import DIGEST_BYTES, Deck, digest
 from twisted_kvs.core.view import ReplicaCount, View
 
 COUNTS = st.none() | kvs.replica_counts()
-STATES = st.tuples(kvs.vectors(), kvs.views(), COUNTS)
+GENERATIONS = st.sampled_from(["", "0123456789abcdef"])
+STATES = st.tuples(kvs.vectors(), kvs.views(), COUNTS, GENERATIONS)
+
+
+def _digest(
+    vv: VersionVector, view: View, count: ReplicaCount | None, retired: str
+) -> bytes:
+    return digest(vv, view, count, retired=retired)
 
 
 class DigestTests(SynchronousTestCase):
@@ -23,12 +30,12 @@ class DigestTests(SynchronousTestCase):
     @given(STATES, STATES)
     def test_digests_are_equal_where_nothing_is_to_be_exchanged(
         self,
-        one: tuple[VersionVector, View, ReplicaCount | None],
-        other: tuple[VersionVector, View, ReplicaCount | None],
+        one: tuple[VersionVector, View, ReplicaCount | None, str],
+        other: tuple[VersionVector, View, ReplicaCount | None, str],
     ) -> None:
         """Equal digests mean equal knowledge, view and K, and the other way round."""
         same = one == other
-        self.assertEqual(digest(*one) == digest(*other), same)
+        self.assertEqual(_digest(*one) == _digest(*other), same)
 
     @given(kvs.vectors(), kvs.views(), COUNTS)
     def test_the_order_of_entries_does_not_matter(
@@ -36,8 +43,11 @@ class DigestTests(SynchronousTestCase):
     ) -> None:
         """Two nodes that learned the same in another order find that out."""
         backwards = dict(reversed(list(vv.items())))
-        self.assertEqual(digest(vv, view, count), digest(backwards, view, count))
-        self.assertEqual(len(digest(vv, view, count)), DIGEST_BYTES)
+        self.assertEqual(
+            digest(vv, view, count, retired=""),
+            digest(backwards, view, count, retired=""),
+        )
+        self.assertEqual(len(digest(vv, view, count, retired="")), DIGEST_BYTES)
 
 
 class DeckTests(SynchronousTestCase):

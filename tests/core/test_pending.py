@@ -67,9 +67,10 @@ class Naive:
         self.applied[key] = chain
         known = read if version.counter % 2 else None
         self.pending.change(key, chain, self.last, before=known)
-        come, go = self.pending.difference(key, self.last)
-        assert {v.dot for v in come} == dots(chain) - dots(before)
-        assert set(go) == dots(before) - dots(chain)
+        difference = self.pending.difference(key, self.last)
+        assert {v.dot for v in difference.come} == dots(chain) - dots(before)
+        assert set(difference.go) == dots(before) - dots(chain)
+        assert not difference.forget
 
     def _before(self, key: str) -> Antichain:
         state = self.commits[-2][1] if len(self.commits) > 1 else self.disk.state

@@ -16,6 +16,7 @@ from tests.laws import LatticeLaws
 from twisted_kvs.core.causality import Actor, Dot, covers, join, make_actor
 from twisted_kvs.core.names import name_order, parse_name
 from twisted_kvs.core.versions import (
+    SEAL_TS,
     Antichain,
     Version,
     dominates,
@@ -33,7 +34,7 @@ def version(
     past: dict[Actor, int] | None = None,
     *,
     counter: int = 1,
-    value: bytes = b'"v"',
+    value: bytes | None = b'"v"',
 ) -> Version:
     """Make a version of the key ``k``."""
     return Version(actor, counter, "k", value, ts, past or {})
@@ -254,7 +255,9 @@ class WireTests(SynchronousTestCase):
             {"counter": 2**43 - 2},
             {"key": "k" * 200},
             {"key": "\N{GRINNING FACE}" * 200},
-            {"value": b""},
+            {"value": b"1"},
+            {"value": None},
+            {"value": None, "ts": SEAL_TS},
             {"value": bytes(16 * 2**20)},
             {"ts": 0},
             {"ts": 2**63 - 1},
@@ -269,8 +272,9 @@ class WireTests(SynchronousTestCase):
             {"key": ""},
             {"key": "k" * 201},
             {"value": bytes(16 * 2**20 + 1)},
+            {"value": b""},
             {"value": "text"},
-            {"ts": -1},
+            {"ts": SEAL_TS - 1},
             {"ts": 2**63},
             {"ts": 1.5},
             {"past": {NODE_B: 0}},
@@ -297,11 +301,15 @@ class VersionHashTests(SynchronousTestCase):
             version(NODE_B, 1),
             version(NODE_A, 1, counter=2),
             version(NODE_A, 1, value=b'"w"'),
-            version(NODE_A, 1, value=b""),
+            version(NODE_A, 1, value=None),
         ]
         hashes = {version_hash(x) for x in versions}
         self.assertEqual(len(hashes), len(versions))
         self.assertTrue(all(0 <= x < 2**64 for x in hashes))
+
+    def test_a_seal_counts_nothing(self) -> None:
+        """Replicas drop it at their own time."""
+        self.assertEqual(version_hash(version(NODE_A, SEAL_TS, value=None)), 0)
 
     def test_hash_does_not_depend_on_what_may_differ_or_on_the_process(self) -> None:
         """Equal stores have equal hashes on every node and after every start."""

@@ -84,6 +84,12 @@ def get(name: str, key: str, payload: str = "") -> Answer:
     return send_form(name, "GET", f"/kv-store/{quote(key)}", form)
 
 
+def delete(name: str, key: str, payload: str = "") -> Answer:
+    """Delete a key."""
+    form = {"causal_payload": payload}
+    return send_form(name, "DELETE", f"/kv-store/{quote(key)}", form)
+
+
 def update_view(name: str, kind: str, other: str) -> Answer:
     """Add or remove a node."""
     path = f"/kv-store/update_view?type={kind}"

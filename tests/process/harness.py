@@ -16,12 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TypeVar
 from unittest import SkipTest
 
 from twisted.trial.unittest import FailTest, SynchronousTestCase
+
+from twisted_kvs.core.causality import Name
+from twisted_kvs.options import directory_name
 
 from .asking import is_replica, status
 
@@ -36,12 +41,14 @@ STOP_S = 5.0
 POLL_S = 0.02
 LOG_LINES_SHOWN = 40
 OURS = re.compile(r"K|VIEW|IPPORT|KVS_.*|PYTHONPATH")
-FAULTS = re.compile(r"Traceback|Unhandled error|#critical", re.IGNORECASE)
+FAULTS = re.compile(r"Traceback|Unhandled error|\bcritical\b", re.IGNORECASE)
 
 _T = TypeVar("_T")
 
 
-def wait_until(what: str, look: Callable[[], _T], within_s: float = CONVERGE_S) -> _T:
+def wait_until(
+    what: str, look: Callable[[], _T | None], within_s: float = CONVERGE_S
+) -> _T:
     """
     Look again and again until what is seen is true.
 
@@ -100,6 +107,19 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(PROJECT), **settings}
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where processes run."""
+
+    inside: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What is started, and what connects, meanwhile is there."""
+    prefix: Sequence[str] = ()
+    """What starts a command there."""
+
+
+HERE = Place()
+
+
 class NodeProcess:
     """One node: a process that can be killed, paused and started again."""
 
@@ -110,6 +130,7 @@ class NodeProcess:
         *,
         at: str | None = None,
         command: Sequence[str] = TWISTD,
+        place: Place = HERE,
     ) -> None:
         """
         Prepare; nothing is started yet.
@@ -118,21 +139,25 @@ class NodeProcess:
         :param settings: its part of the environment.
         :param at: where it listens, if not at its IPPORT.
         :param command: what Python is to run.
+        :param place: where it is to run, and where ``at`` leads to it.
         """
         self.name = settings.get("IPPORT", "127.0.0.1:8080")
         self.at = at or self.name
         self.directory = directory
         self.settings = dict(settings)
         self.command = command
+        self.place = place
         self.log = directory / f"{self.name.replace(':', '_')}.log"
+        self.data = directory / "kvs-data" / directory_name(Name(self.name))
+        """Where its store is, by default."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and return at once."""
         assert self._process is None, f"{self.name} runs"
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, self.place.inside():
             self._process = subprocess.Popen(
-                [sys.executable, *self.command, "kvs"],
+                [*self.place.prefix, sys.executable, *self.command, "kvs"],
                 cwd=self.directory,
                 env=clean_environment(self.settings),
                 stdin=subprocess.DEVNULL,
@@ -147,7 +172,8 @@ class NodeProcess:
             assert self._process is not None and self._process.poll() is None, (
                 f"{self.name} ended:\n{self.tail()}"
             )
-            is_replica(self.at)
+            with self.place.inside():
+                is_replica(self.at)
             return True
 
         wait_until(f"{self.name} answers", look, START_S)
@@ -196,6 +222,12 @@ class NodeProcess:
         self._process = None
         return code
 
+    @property
+    def pid(self) -> int:
+        """Of its process, which must run."""
+        assert self._process is not None, f"{self.name} does not run"
+        return self._process.pid
+
     def discard(self) -> None:
         """Make sure that it runs no more."""
         if self._process is not None:
@@ -216,11 +248,8 @@ class NodeProcess:
         return "\n".join([f"  {self.name}:", *(f"    {line}" for line in lines)])
 
 
-class ProcessCase(SynchronousTestCase):
-    """A test with real nodes."""
-
-    if not os.environ.get("KVS_PROCESS_TESTS"):
-        skip = "starts processes; KVS_PROCESS_TESTS=1 turns it on"
+class NodesCase(SynchronousTestCase):
+    """A test with real nodes, wherever they run."""
 
     def setUp(self) -> None:
         """Have a directory; look after all nodes at the end."""
@@ -236,6 +265,7 @@ class ProcessCase(SynchronousTestCase):
         *,
         at: str | None = None,
         command: Sequence[str] = TWISTD,
+        place: Place = HERE,
         **settings: str,
     ) -> NodeProcess:
         """
@@ -243,29 +273,20 @@ class ProcessCase(SynchronousTestCase):
 
         :param name: IPPORT; absent: not given.
         :param at: where it listens, if not there.
+        :param place: where it runs.
         :param settings: variables of its environment.
         """
         if name is not None:
             settings["IPPORT"] = name
-        node = NodeProcess(self.directory, settings, at=at, command=command)
+        node = NodeProcess(
+            self.directory, settings, at=at, command=command, place=place
+        )
         self.nodes.append(node)
         return node
-
-    def cluster(self, names: Sequence[str], k: int) -> None:
-        """Start nodes that know each other; return when all serve as they should."""
-        view = ",".join(names)
-        nodes = [self.node(name, K=str(k), VIEW=view) for name in names]
-        start_all(nodes)
-        for name in names[:k]:
-            wait_serving(name)
 
     def named(self, name: str) -> NodeProcess:
         """Find a node."""
         return next(node for node in self.nodes if node.name == name)
-
-    def assert_in_time(self, seconds: Iterable[float]) -> None:
-        """All answers came within the promised second, and what timing them takes."""
-        self.assertLess(max(seconds), 1.0 + 0.05)
 
     def _end_all(self) -> None:
         for node in self.nodes:
@@ -296,6 +317,28 @@ class ProcessCase(SynchronousTestCase):
                 raise
 
         setattr(self, self._testMethodName, run)
+
+
+class ProcessCase(NodesCase):
+    """A test with real nodes on loopback."""
+
+    skip: str | None = (
+        None
+        if os.environ.get("KVS_PROCESS_TESTS")
+        else "starts processes; KVS_PROCESS_TESTS=1 turns it on"
+    )
+
+    def cluster(self, names: Sequence[str], k: int) -> None:
+        """Start nodes that know each other; return when all serve as they should."""
+        view = ",".join(names)
+        nodes = [self.node(name, K=str(k), VIEW=view) for name in names]
+        start_all(nodes)
+        for name in names[:k]:
+            wait_serving(name)
+
+    def assert_in_time(self, seconds: Iterable[float]) -> None:
+        """All answers came within the promised second, and what timing them takes."""
+        self.assertLess(max(seconds), 1.0 + 0.05)
 
 
 def start_all(nodes: Iterable[NodeProcess]) -> None:

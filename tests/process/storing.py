@@ -2,8 +2,12 @@
 A process that commits without end, and says what is durable: to be killed.
 
 ``python -m tests.process.storing DIRECTORY ROUND``.  Writes overwrite each other in
-turn; deltas are staged in parts, made valid and folded.  Each line says one thing that
-must not be lost any more.
+turn; deltas are staged in parts, made valid and folded; pasts are forgotten, seals
+written and dropped.  Every other delta is a full join, after which what nobody has any
+more, the *zombies*, must be gone.  Now and then the file gives its room back.
+
+Each line says one thing that was done: ``wrote`` and ``valid``, which must not be lost
+any more, ``part``, ``fold``, ``forgot``, ``sealed``, ``rested``.
 """
 
 from __future__ import annotations
@@ -15,7 +19,14 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-from tests.storage.commits import NAME, Commits, version
+from tests.storage.commits import (
+    NAME,
+    Commits,
+    dots,
+    fence_of,
+    tombstone,
+    version,
+)
 from twisted_kvs.core.causality import Actor, Name, make_actor
 from twisted_kvs.core.messages import Commit, CommitResult
 from twisted_kvs.core.versions import Version
@@ -27,6 +38,9 @@ LIVE = 20
 """Versions of a writer that are not overwritten."""
 DELTA = 300
 PART = 100
+ZOMBIES = 60
+RESTS = 4
+"""One of so many deltas is followed by a rest."""
 
 
 def writer(turn: int) -> Actor:
@@ -37,6 +51,28 @@ def writer(turn: int) -> Actor:
 def sender(turn: int, number: int) -> Actor:
     """Tell whose versions a delta of a round holds."""
     return make_actor(Name("10.0.0.2:8080"), turn << 32 | number)
+
+
+def zombie(turn: int, number: int) -> Actor:
+    """Tell who wrote what the full join of that number dooms."""
+    return make_actor(Name("10.0.0.3:8080"), turn << 32 | number)
+
+
+def sealer(turn: int) -> Actor:
+    """Tell who deletes in a round; one seal of it may be there, and nothing else."""
+    return make_actor(Name("10.0.0.4:8080"), turn)
+
+
+def is_full_join(number: int) -> bool:
+    """Tell which deltas list what is live."""
+    return number % 2 == 0
+
+
+def zombies(turn: int, number: int) -> list[Version]:
+    """Make what a full join dooms."""
+    actor = zombie(turn, number)
+    keys = [f"{turn} zombie {number} {n}" for n in range(1, ZOMBIES + 1)]
+    return [version(actor, n, key) for n, key in enumerate(keys, 1)]
 
 
 def written(turn: int, counter: int) -> Version:
@@ -92,17 +128,44 @@ class _Storing:
         number = 0
         while True:
             number += 1
-            whole = delta(self._turn, number)
-            for first in range(0, DELTA, PART):
-                part = whole[first : first + PART]
-                await self._finish(self._commits.part(number, part))
-                await self._write()
-            claim = {sender(self._turn, number): DELTA}
-            await self._finish(self._commits.validate(number, claim))
-            print("valid", number, flush=True)
+            await self._receive(number)
             while self._storage.result.unfolded:
                 await self._write()
                 await self._finish(self._commits.of(fold=PART))
+                print("fold", number, flush=True)
+            await self._compact(number)
+            if number % RESTS == 0:
+                self._storage.rest()
+                print("rested", number, flush=True)
+
+    async def _receive(self, number: int) -> None:
+        turn, whole = self._turn, delta(self._turn, number)
+        claim, live, fence = {sender(turn, number): DELTA}, dots(whole), None
+        if is_full_join(number):
+            await self._finish(self._commits.of(insert=zombies(turn, number)))
+            claim[zombie(turn, number)] = ZOMBIES
+            fence = fence_of(claim, live)
+        for first in range(0, DELTA, PART):
+            end = first + PART
+            spared = live[first:end] if fence else ()
+            part = self._commits.part(number, whole[first:end], spared)
+            await self._finish(part)
+            print("part", number, flush=True)
+            await self._write()
+        await self._finish(self._commits.validate(number, claim, fence))
+        print("valid", number, flush=True)
+
+    async def _compact(self, number: int) -> None:
+        whole = dots(delta(self._turn, number))
+        for first in range(0, DELTA, PART):
+            stable = whole[first : first + PART]
+            await self._finish(self._commits.of(forget_pasts=stable))
+            print("forgot", number, flush=True)
+        actor = sealer(self._turn)
+        seal = tombstone(actor, number, f"{self._turn} gone", seal=True)
+        gone = [(actor, number - 1)] if number > 1 else []
+        await self._finish(self._commits.of(insert=[seal], remove=gone))
+        print("sealed", number, flush=True)
 
 
 def main() -> None:

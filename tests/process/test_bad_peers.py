@@ -93,7 +93,7 @@ class BadMessagesTests(ProcessCase):
         self.assertEqual(get(name, "key", written.payload).fields["value"], "value")
         self.assertEqual(state(name), before)
         told = re.findall(
-            r"#warn\] bad peer message from ([^:]+).*\((\w+)\)", node.log_text
+            r" warn .*: bad peer message from ([^:]+).*\((\w+)\)", node.log_text
         )
         self.assertEqual({who for who, _ in told}, {"127.0.0.1", other.split(":")[0]})
         # One for each of them and each kind of fault, not one for each message.
@@ -149,7 +149,7 @@ class BadMembersTests(ProcessCase):
         self.assert_goes_on(name)
         self.assertTrue(all(peer.connections for peer in peers))
         # Not one for every message: a peer that stays bad is told of at times.
-        warnings = [line for line in node.log_text.splitlines() if "#warn" in line]
+        warnings = [line for line in node.log_text.splitlines() if " warn " in line]
         self.assertLess(len(warnings), 4 * len(bad))
 
     def listen(self, names: list[str]) -> list[BadPeer]:

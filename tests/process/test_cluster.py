@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from .asking import Answer, get, is_replica, put, replicas, status, update_view
+from .asking import Answer, delete, get, is_replica, put, replicas, status, update_view
 from .harness import ProcessCase, free_names, start_all, wait_until
 
 
@@ -48,6 +48,41 @@ class RequestsTests(ProcessCase):
             got_u = get(last, u, put_u.payload)
             self.assert_reads(got_u, "u", 1)
             self.assert_reads(get(last, t, got_u.payload), "t", 0)
+
+    def test_a_deleted_key_is_gone_at_once(self) -> None:
+        """With its payload a delete at one node is seen at all, and a PUT is new."""
+        first, second, third, proxy = self.names
+        rounds = [(first, proxy), (second, third), (proxy, second), (third, first)]
+        for n, (writer, deleter) in enumerate(rounds * 5):
+            key = f"gone/{n} \u00e9"
+            written = put(writer, key, "v")
+            self.assertEqual(written.status, 201)
+            deleted = delete(deleter, key, written.payload)
+            self.assertEqual(deleted.status, 200)
+            self.assertEqual(
+                set(deleted.fields),
+                {"result", "node_id", "causal_payload", "timestamp"},
+            )
+            self.assertIn("kvs-dot", deleted.headers)
+            for name in self.names:
+                self.assert_shows_nothing(get(name, key, deleted.payload))
+            self.assert_shows_nothing(delete(writer, key, deleted.payload))
+            again = put(writer, key, "w", deleted.payload)
+            self.assertEqual(again.status, 201)
+            read = get(deleter, key, again.payload)
+            self.assertEqual((read.status, read.fields["value"]), (200, "w"))
+            self.assertFalse(read.stale)
+            self.assert_in_time(
+                answer.seconds for answer in (written, deleted, again, read)
+            )
+
+    def assert_shows_nothing(self, answer: Answer) -> None:
+        """There is no value, for sure, and the answer carries what that is based on."""
+        self.assertEqual(answer.status, 404)
+        self.assertEqual(set(answer.fields), {"result", "msg"})
+        self.assertTrue(answer.headers["kvs-causal-payload"].startswith("v1."))
+        self.assertFalse(answer.stale)
+        self.assert_in_time([answer.seconds])
 
     def serving(self, name: str) -> int:
         """Count the replicas of which a node knows that they serve."""

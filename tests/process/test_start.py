@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from .harness import (
     STOP_S,
     TWIST,
     TWISTD,
+    NodeProcess,
     ProcessCase,
     clean_environment,
     free_names,
@@ -107,6 +109,12 @@ class RefusalTests(ProcessCase):
             ("KVS_SECRET_FILE ", {"KVS_SECRET_FILE": "absent"}),
             ("KVS_SECRET_FILE ", {"KVS_SECRET_FILE": "empty", "KVS_SECRET": "x"}),
             ("KVS_SECRET:", {"KVS_SECRET": ""}),
+            ("KVS_LOG_FORMAT ", {"KVS_LOG_FORMAT": "xml"}),
+            ("KVS_LOG_LEVEL ", {"KVS_LOG_LEVEL": "loud"}),
+            ("KVS_DRAIN_S ", {"KVS_DRAIN_S": "-1"}),
+            ("KVS_DATA_DIR ", {"KVS_DATA_DIR": "/dev/null"}),
+            ("KVS_DATA_DIR ", {"KVS_DATA_DIR": "empty"}),
+            ("KVS_DATA_DIR ", {"KVS_DATA_DIR": "empty/below"}),
         )
 
     def test_what_others_use(self) -> None:
@@ -186,6 +194,43 @@ class SingleTests(ProcessCase):
             (path / "twistd.pid").write_text(f"{os.getpid()}\n")
         start_all([node])
         self.assertEqual(get(name, "key").fields["value"], "value")
+
+
+class LogTests(ProcessCase):
+    """What both commands of Twisted write to standard output."""
+
+    def test_json(self) -> None:
+        """Every line is an object, from the first to the last, and none is debug."""
+        name = free_names(1)[0]
+        for command in (TWISTD, TWIST):
+            node = self.node(name, command=command, KVS_LOG_FORMAT="json")
+            node.log.unlink(missing_ok=True)
+            start_all([node])
+            node.stop()
+            said = [json.loads(line) for line in node.log_text.splitlines()]
+            levels = {event["level"] for event in said}
+            self.assertEqual(levels, {"info", "warn"})
+            [started] = [s for s in said if "listens on" in s["message"]]
+            self.assertEqual(started["logger"], "twisted_kvs.services.NodeService")
+            # Not only ours: what Twisted says, too.
+            self.assertIn("Main loop terminated.", [s["message"] for s in said])
+
+    def test_level(self) -> None:
+        """What is below the level that was asked for is not there."""
+        for command in (TWISTD, TWIST):
+            node = self.node(command=command, KVS_LISTEN="tcp:0", KVS_LOG_LEVEL="warn")
+            node.log.unlink(missing_ok=True)
+            node.start()
+            wait_until("it warns", partial(log_text, node), START_S)
+            node.stop()
+            [line] = node.log_text.splitlines()
+            self.assertIn(" warn ", line)
+            self.assertIn("KVS_SECRET is not set", line)
+
+
+def log_text(node: NodeProcess) -> str:
+    """Give what a node has said by now."""
+    return node.log_text
 
 
 class DaemonTests(ProcessCase):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.simulation.storm import Storm
 from twisted_kvs.core.causality import Name
 from twisted_kvs.core.payload import Payload
 from twisted_kvs.core.settings import Settings
 from twisted_kvs.node import Node
 from twisted_kvs.operations import Answer
 from twisted_kvs.simulation.cluster import Client
+from twisted_kvs.simulation.storm import Storm
 
 
 class ClusterCase(SynchronousTestCase):
@@ -42,6 +42,7 @@ class ClusterCase(SynchronousTestCase):
 
     def change_view(self, at: int, kind: str, name: Name) -> dict[str, object]:
         """Add or remove a member."""
+        self.storm.events["view change asked"] += 1
         answer = self.cluster.wait(self.node(at).update_view(kind, name))
         return dict(msgspec.json.decode(answer.body))
 

@@ -38,6 +38,9 @@ CLIENTS: Ops = {
     "disk": (NODE, range(1, 3)),
 }
 MEETINGS: Ops = {"sync": (NODE, NODE)}
+DELETES: Ops = {"delete": (CLIENT, NODE, KEY)}
+COMPACTION: Ops = {"compact": (NODE, YES_NO), "round": (NODE,)}
+MEMBERS: Ops = {"leave": (NODE,), "back": (NODE,), "view": (NODE, NODE, YES_NO)}
 MESSAGES: Ops = {
     "push": (NODE, NODE, FEW, FEW),
     "ask": (NODE, NODE),
@@ -72,6 +75,7 @@ KILLS: Ops = {
     "full": (NODE, YES_NO),
     "stop": (NODE,),
 }
+RELIEFS: Ops = {"relieve": (NODE,)}
 VIEWS: Ops = {"view": (NODE, NODE), "join": (NODE, NODE)}
 WIPES: Ops = {"kill": (NODE, YES_NO), "start": (NODE,)}
 CLOCKS: Ops = {"skew": (NODE, (0, -7200, -1, 1, 3600))}

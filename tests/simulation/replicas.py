@@ -12,127 +12,31 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
-from dataclasses import dataclass, field
 
-from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from tests.core.invariants import Invariants, minted
-from tests.model import Oracle, joined
-from twisted_kvs.cluster import Cluster
-from twisted_kvs.committer import Committer
-from twisted_kvs.core.causality import Dot, Name, VersionVector, leq
+from tests.simulation.processes import SETTINGS, Message, Process, Session
+from twisted_kvs.core.causality import Dot, Name, leq
+from twisted_kvs.core.compaction import stable
 from twisted_kvs.core.errors import DiskFull, KVSError, PeerTimedOut
 from twisted_kvs.core.messages import (
     Delta,
     NextPart,
-    PeerAnswer,
-    PeerRequest,
     Push,
     Refused,
 )
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.outcomes import Written
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
-from twisted_kvs.core.replica import Replica
-from twisted_kvs.core.settings import Settings
-from twisted_kvs.core.versions import Version
-from twisted_kvs.core.view import ReplicaCount, View
-from twisted_kvs.deltas import DeltaReceiver, DeltaSender
 from twisted_kvs.operations import Reply
+from twisted_kvs.simulation.invariants import Invariants, minted
+from twisted_kvs.simulation.oracle import Oracle, joined
+from twisted_kvs.storage.api import START
 from twisted_kvs.storage.memory import MemoryStorage
 
-SETTINGS = Settings(delta_part_versions_max=2, fold_versions=1, value_bytes_max=64)
 Op = tuple[object, ...]
-
-
-@dataclass(slots=True)
-class Message:
-    """Something on its way; delivered in any order, any number of times, or never."""
-
-    source: Process
-    target: Name
-    content: PeerRequest | Delta | PeerAnswer
-    answered: Deferred[Reply] | None = None
-
-
-@dataclass(slots=True)
-class Session:
-    """A client, and what it has a right to."""
-
-    payload: Payload = EMPTY_PAYLOAD
-    knows: VersionVector = field(default_factory=dict)
-    """All that it has written and been shown, with their pasts."""
-    waiting: tuple[Process, ...] = ()
-    """Whom it waits for; a client does one thing at a time."""
-
-
-class Process:
-    """One run of one replica; also its ``PeerTransport``."""
-
-    def __init__(self, world: ReplicaWorld, name: Name, storage: MemoryStorage) -> None:
-        self.world = world
-        self.name = name
-        self.storage = storage
-        self.dead = False
-        rng = random.Random(world.rng.getrandbits(64))
-        fresh = Replica.fresh_state(View(), ReplicaCount(0, 3))
-        stored = storage.open() or fresh
-        self.replica = Replica(name=name, reader=storage, stored=stored, rng=rng)
-        self.cluster = Cluster(
-            me=name,
-            boot_id=rng.getrandbits(64),
-            settings=SETTINGS,
-            clock=world.clock,
-            wall_us=lambda: 0,
-            rng=rng,
-            replica=self.replica,
-            storage=storage,
-            transport=self,
-        )
-        self.cluster.committer = self.committer = Committer(
-            self.replica,
-            storage,
-            stored=stored,
-            settings=SETTINGS,
-            clock=world.clock,
-            rng=rng,
-            published=self._published,
-            fatal=self._fatal,
-        )
-        self.sender = DeltaSender(self.cluster)
-        self.receiver = DeltaReceiver(self.cluster, lambda peer, standing: None)
-        self.pushable: list[Version] = []
-        self.answered: list[Payload] = []
-        """Of writes, minted here or forwarded, in the order of their answers."""
-
-    def _published(self, commit: object, result: object) -> None:
-        self.pushable += getattr(commit, "minted", ())
-        if getattr(result, "unfolded", 0):
-            self.replica.fold(SETTINGS.fold_versions)
-
-    def _fatal(self, failure: Failure) -> None:
-        self.world.failures.append(failure)
-
-    def ask(
-        self, peer: Name, request: PeerRequest, *, connect_s: float, total_s: float
-    ) -> Deferred[Reply]:
-        """Put a request on the network."""
-        answered: Deferred[Reply] = Deferred()
-        self.world.send(Message(self, peer, request, answered))
-        return answered
-
-    def close(self) -> Deferred[None]:
-        """Nothing to close."""
-        return succeed(None)
-
-    def halt(self) -> None:
-        """Die."""
-        self.dead = True
-        self.committer.stop()
-        self.sender.stop()
-        self.storage.crash()
 
 
 class ReplicaWorld:
@@ -159,6 +63,11 @@ class ReplicaWorld:
         """Names that lost durable state: what they acknowledged may be gone."""
         self.entrusted: set[Name] = set()
         """Names that dropped their data, since others had it."""
+        self.absent: set[Name] = set()
+        """Removed from the view and unreachable, but running."""
+        self.exact = True
+        """Whether no node lost state or was outside the view: then seals must not
+        change any outcome (R9)."""
         self.time = 0
         self.processes = {
             name: Process(self, name, MemoryStorage(manual=True)) for name in self.names
@@ -197,9 +106,11 @@ class ReplicaWorld:
 
     # Clients.
 
-    def _write(self, at: Process, session: Session, key: str) -> Written:
+    def _write(
+        self, at: Process, session: Session, key: str, *, delete: bool
+    ) -> Written:
         ts = 1_000_000 + (self.time + self.skew[at.name]) // 3
-        value = f'"{self.time}"'.encode()
+        value = None if delete else f'"{self.time}"'.encode()
         written = at.replica.put(key, value, session.payload, wall_us=ts)
         self.oracle.mint(minted(written.version))
         self.tokens[written.version.dot] = written.payload
@@ -213,6 +124,11 @@ class ReplicaWorld:
         """A client writes, and learns of it when it is durable."""
         self._put(client, self.at(node), self.at(node), key)
 
+    def do_delete(self, client: int, node: int, key: int) -> None:
+        """A client deletes, whatever is there, and learns of it in time."""
+        self._put(client, self.at(node), self.at(node), key, delete=True)
+        self.do_disk(node, 2)
+
     def do_write(self, client: int, node: int, key: int) -> None:
         """A client writes, and the disk is quick."""
         self.do_put(client, node, key)
@@ -222,7 +138,15 @@ class ReplicaWorld:
         """A client writes through another node (R13)."""
         self._put(client, self.at(front), self.at(node), key)
 
-    def _put(self, client: int, front: Process, at: Process, key: int) -> None:
+    def _put(
+        self,
+        client: int,
+        front: Process,
+        at: Process,
+        key: int,
+        *,
+        delete: bool = False,
+    ) -> None:
         session = self.sessions[client % len(self.sessions)]
         if session.waiting or at.committer.full:
             return
@@ -230,7 +154,9 @@ class ReplicaWorld:
         given = session.payload
         if front is not at:
             at.replica.hear_clock(front.replica.seen)
-        written = self._write(at, session, self.keys[key % len(self.keys)])
+        name = self.keys[key % len(self.keys)]
+        written = self._write(at, session, name, delete=delete)
+        self.events["deleted"] += delete
         session.waiting = asked = (front, at)
         for payload in earlier:
             assert before(payload, written.payload), "two writes at one node"
@@ -343,10 +269,12 @@ class ReplicaWorld:
             storage = MemoryStorage(manual=True)
         if storage is not process.storage:
             self.lossy.add(process.name)
+            self.exact = False
             self.events["state lost"] += 1
         self.events["crashed"] += 1
         fresh = storage.open() is None
         started = Process(self, process.name, storage)
+        started.members = process.members
         if fresh:
             started.replica.set_holds_all(holds_all)
         self.processes[process.name] = started
@@ -362,7 +290,7 @@ class ReplicaWorld:
     def do_push(self, source: int, target: int, first: int, count: int) -> None:
         """Some durable writes are pushed, in turn or not (R8)."""
         process, peer = self.at(source), self.at(target)
-        if process is peer or not process.pushable:
+        if process is peer or not process.pushable or self.apart(process, peer):
             return
         first = len(process.pushable) - 1 - first % len(process.pushable)
         versions = process.pushable[first : first + 1 + count]
@@ -374,10 +302,14 @@ class ReplicaWorld:
         process, peer = self.at(asker), self.at(source)
         if process is peer or not process.replica.holds_all:
             return
+        if self.apart(process, peer):
+            return
         base = process.replica.durable.vv
         delta = peer.sender.make(process.name, base, one_part=False)
         if delta is not None:
-            self.send(Message(peer, process.name, delta))
+            self.events["full join"] += delta.full
+            told = peer.cluster.vectors(process.name)
+            self.send(Message(peer, process.name, delta, told=told))
 
     def do_sync(self, asker: int, source: int) -> None:
         """One asks for a delta and gets it at once."""
@@ -411,7 +343,7 @@ class ReplicaWorld:
         target = self.processes[message.target]
         content = message.content
         if isinstance(content, Delta):
-            self._take(target, message.source.name, content)
+            self._take(target, message, content)
         elif isinstance(content, Push):
             before = target.replica.applied.vv
             taken = target.replica.apply_push(content.versions, content.lamport)
@@ -427,7 +359,8 @@ class ReplicaWorld:
                     self.events["session lost"] += 1
                 message.answered.callback(Reply(1, answer))
 
-    def _take(self, target: Process, peer: Name, delta: Delta) -> None:
+    def _take(self, target: Process, message: Message, delta: Delta) -> None:
+        peer, told = message.source.name, message.told
         if not leq(delta.base, target.replica.applied.vv):
             self.events["delta refused"] += 1
         elif delta.session:
@@ -438,6 +371,10 @@ class ReplicaWorld:
                 result.trap(KVSError)
             elif result:
                 self.events["delta taken"] += 1
+                if told is not None and not target.dead:
+                    record = target.cluster.record(peer)
+                    record.holds_all = message.source.replica.holds_all
+                    target.cluster.learn_report(peer, told)
 
         taking = ensureDeferred(target.receiver.take(peer, delta))
         taking.addBoth(done).addErrback(self.failures.append)
@@ -473,15 +410,109 @@ class ReplicaWorld:
             self.events["demoted"] += 1
             self.entrusted.add(process.name)
 
+    # Compaction and the view.
+
+    def apart(self, one: Process, other: Process) -> bool:
+        """Tell whether one of two is outside the view."""
+        return (one.name in self.absent) != (other.name in self.absent)
+
+    def do_compact(self, node: int, seal: bool = True) -> None:
+        """One forgets what all members that it knows of have reported to have."""
+        process = self.at(node)
+        replica, cluster = process.replica, process.cluster
+        if not replica.compactable or process.committer.full:
+            return
+        if process.storage.result.unfolded:
+            return
+        others = sorted(process.members - {process.name})
+        upto = stable(replica.durable.vv, [cluster.record(n).report for n in others])
+        keys, _ = process.storage.unsettled(
+            upto, START, versions_max=100, bytes_max=10**6
+        )
+        done = replica.compact(keys, upto, seal=seal)
+        for version in replica.uncommitted():
+            if version.dot not in self.oracle.writes:
+                self.oracle.mint(minted(version))
+        self.events["compacted"] += done.changed
+        self.events["sealed"] += done.seals
+        process.committer.kick()
+
+    def do_round(self, node: int) -> None:
+        """All hear of all, then one compacts."""
+        for asker in range(len(self.names)):
+            for source in range(len(self.names)):
+                self.do_hear(asker, source)
+                self.do_sync(asker, source)
+            self.do_disk(asker, 9)
+        self.do_compact(node)
+        self.do_disk(node, 2)
+
+    def do_leave(self, node: int) -> None:
+        """One is removed everywhere and unreachable; clients may still ask it."""
+        name = self.at(node).name
+        if len(self.absent) < len(self.names) - 1:
+            self.exact = False
+            self.absent.add(name)
+            for process in self.processes.values():
+                if process.name not in self.absent:
+                    process.members = process.members - {name}
+            self.events["left"] += 1
+
+    def do_back(self, node: int) -> None:
+        """One that was removed is added again."""
+        self._back(self.at(node).name)
+
+    def _back(self, name: Name) -> None:
+        self.absent.discard(name)
+        for process in self.processes.values():
+            process.members = process.members | {name}
+
+    def do_view(self, node: int, other: int, there: bool) -> None:
+        """One learns that another is a member, or that it is not."""
+        process, name = self.at(node), self.at(other).name
+        if process.name != name:
+            self.exact = False
+            change = process.members.union if there else process.members.difference
+            process.members = set(change({name}))
+
     # The end of a history.
 
     def settle(self) -> None:
-        """Let all pull from all until nothing changes; all show the right winner."""
+        """
+        Let all pull from all until nothing changes; all show the right winner.
+
+        Then once more when all that can be forgotten was; and who was away comes back
+        with what it had, late messages arrive, and a backup is restored.
+        """
+        late: list[Message] = []
         while self.net:
-            self.do_drop(0)
+            if self.net[0].answered is None:
+                late.append(self.net.pop(0))
+            else:
+                self.do_drop(0)
+        for name in sorted(self.absent):
+            self._back(name)
+        for process in self.processes.values():
+            process.members = set(self.names)
+        self._come_together()
+        for _ in range(3):
+            for node in range(len(self.names)):
+                self.do_compact(node)
+                self.do_disk(node, 1000)
+                self.check()
+            self._come_together()
+        for message in late:
+            if not message.source.dead:
+                self._arrive(message)
+                self.check()
+        self._come_together()
+
+    def _come_together(self) -> None:
         for _ in range(4 + 2 * len(self.names)):
             self.clock.advance(SETTINGS.full_disk_retry_s)
             for node in range(len(self.names)):
+                for other in range(len(self.names)):
+                    self.do_hear(node, other)
                 self.do_disk(node, 1000)
             before = [p.replica.durable for p in self.processes.values()]
             for asker in range(len(self.names)):
@@ -510,6 +541,9 @@ class ReplicaWorld:
                 assert (shown and shown.dot) == (wanted and wanted.dot), (
                     f"{process.name} shows {shown}, wanted {wanted}"
                 )
+                if self.exact:
+                    right = self.oracle.winner(key, known, seals=False)
+                    assert wanted is right, f"a seal changed {key}: {wanted}, {right}"
         lossy = self.lossy | self.entrusted if self.lossy else self.lossy
         for dot, name in self.acknowledged.items():
             assert name in lossy or known.get(dot[0], 0) >= dot[1], (

@@ -12,11 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.cluster_case import ClusterCase
 from tests.simulation.histories import CLOCKS, CUTS, KILLS, NOISE, REQUESTS, seeded
-from tests.simulation.storm import Storm
 from twisted_kvs.core.errors import BadRequest, Removed, StorageFull
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
-from twisted_kvs.simulation.cluster import SimulatedCluster
+from twisted_kvs.simulation.storm import Storm
 
 FRESH = parse_name("10.0.0.99:8080")
 
@@ -471,14 +470,12 @@ class ViewTests(ClusterCase):
     def test_clusters_do_not_fuse(self) -> None:
         """A node of another view is not added, and neither side learns anything."""
         self.start(2)
-        stranger = SimulatedCluster(5)
-        stranger.network, stranger.clock = self.cluster.network, self.cluster.clock
-        stranger.start([FRESH])
+        self.cluster.start([FRESH], view=[FRESH])
         self.cluster.advance(1)
         self.assertRaises(BadRequest, self.change_view, 0, "add", FRESH)
         self.cluster.advance(3)
         self.assertEqual(self.node(0).cluster.view.members, frozenset(self.names))
-        self.assertEqual(stranger.nodes[FRESH].cluster.view.members, {FRESH})
+        self.assertEqual(self.cluster.nodes[FRESH].cluster.view.members, {FRESH})
 
 
 class GossipTests(ClusterCase):

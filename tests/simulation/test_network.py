@@ -102,7 +102,7 @@ class NetworkTests(SynchronousTestCase):
 
     def test_nobody_who_listens_refuses_at_once(self) -> None:
         """A machine without the process says so; no time is lost."""
-        self.network.silence(PEER)
+        self.network.silence(PEER, 77)
         asking = self.ask()
         self.advance(0.03)
         self.failureResultOf(asking, PeerUnreachable)
@@ -130,16 +130,16 @@ class NetworkTests(SynchronousTestCase):
         """Questions and answers that are under way go with it."""
         asking = self.ask()
         self.advance(0.015)
-        self.network.unplug(PEER)
+        self.network.unplug(PEER, 77)
         self.advance(0.1)
         self.assertNoResult(asking)
         self.network.listen(ME, 5, self.answer)
         self.network.listen(PEER, 78, self.answer)
         self.ask().addErrback(lambda _: None)
-        self.network.unplug(ME)
+        self.network.unplug(ME, 5)
         self.advance(0.5)
         self.assertEqual(len(self.asked), 1)
-        self.assertEqual(self.network.traffic.lost, 2)
+        self.assertEqual(self.network.traffic.unplugged, 2)
         self.failureResultOf(asking, PeerTimedOut)
 
     def test_a_silent_peer_is_given_up_without_progress(self) -> None:

@@ -13,15 +13,16 @@ from twisted_kvs.core.causality import (
     join,
     make_actor,
 )
+from twisted_kvs.core.fence import Fence, LiveDots
 from twisted_kvs.core.messages import (
     Commit,
     ReplicaState,
     StagePart,
     ValidateStage,
 )
-from twisted_kvs.core.versions import Version, version_hash
+from twisted_kvs.core.versions import SEAL_TS, Version, version_hash
 from twisted_kvs.core.view import Member, ReplicaCount
-from twisted_kvs.storage.api import START, Cursor, Snapshot
+from twisted_kvs.storage.api import START, Cursor, Snapshot, Storage
 
 NAME = Name("10.0.0.1:8080")
 A, B, C = (make_actor(Name(f"10.0.0.{n}:8080"), n) for n in (1, 2, 3))
@@ -59,6 +60,19 @@ def version(
     )
 
 
+def tombstone(
+    actor: Actor,
+    counter: int,
+    key: str = "k",
+    *,
+    past: VersionVector | None = None,
+    seal: bool = False,
+) -> Version:
+    """Make a tombstone or a seal."""
+    ts = SEAL_TS if seal else 1_700_000_000_000_000 + counter
+    return Version(actor, counter, key, None, ts, dict(past or {}))
+
+
 def run_of(actor: Actor, counters: Iterable[int], *, keys: int = 1000) -> list[Version]:
     """Make versions of one actor, the keys taken in turn."""
     return [version(actor, n, f"key {n % keys}") for n in counters]
@@ -75,6 +89,21 @@ def hash_of(versions: Iterable[Version]) -> int:
     for one in versions:
         joined ^= version_hash(one)
     return joined
+
+
+def as_live(dots: Iterable[Dot]) -> LiveDots:
+    """List dots by actor."""
+    live: LiveDots = {}
+    for actor, counter in sorted(dots):
+        live.setdefault(actor, []).append(counter)
+    return live
+
+
+def fence_of(claim: VersionVector, live: Iterable[Dot] = ()) -> Fence:
+    """Make the fence of a full join."""
+    fence = Fence(dict(claim))
+    fence.spare(as_live(live))
+    return fence
 
 
 def fields(of: Version) -> tuple[object, ...]:
@@ -107,6 +136,38 @@ def listed(snapshot: Snapshot, base: VersionVector | None = None) -> list[Versio
     return [x for part in listing(snapshot, base) for x in part]
 
 
+def live_dots(snapshot: Snapshot, *, dots_max: int = 1000) -> list[list[Dot]]:
+    """Read all parts of the list of what is live."""
+    parts = []
+    cursor: Cursor | None = START
+    while cursor is not None:
+        before = cursor
+        live, cursor = snapshot.live(before, dots_max=dots_max)
+        parts.append([(actor, n) for actor, found in live.items() for n in found])
+        assert cursor is None or cursor > before, "a listing that stands still"
+    return parts
+
+
+def unsettled(
+    storage: Storage,
+    upto: VersionVector,
+    *,
+    versions_max: int = 1000,
+    bytes_max: int = 2**20,
+) -> list[list[str]]:
+    """Read all parts of the list of keys with something to be settled."""
+    parts = []
+    cursor: Cursor | None = START
+    while cursor is not None:
+        before = cursor
+        part, cursor = storage.unsettled(
+            upto, before, versions_max=versions_max, bytes_max=bytes_max
+        )
+        parts.append(part)
+        assert cursor is None or cursor > before, "a listing that stands still"
+    return parts
+
+
 @dataclass
 class Commits:
     """Makes the commits of one store, with the state that belongs to each."""
@@ -119,6 +180,7 @@ class Commits:
         *,
         insert: Iterable[Version] = (),
         remove: Iterable[Dot] = (),
+        forget_pasts: Iterable[Dot] = (),
         fold: int = 0,
         forget_all: bool = False,
     ) -> Commit:
@@ -129,19 +191,24 @@ class Commits:
         return self._commit(
             insert=inserted,
             remove=tuple(remove),
+            forget_pasts=tuple(forget_pasts),
             fold_versions=fold,
             forget_all=forget_all,
         )
 
-    def part(self, stage: int, versions: Iterable[Version]) -> Commit:
+    def part(
+        self, stage: int, versions: Iterable[Version], live: Iterable[Dot] = ()
+    ) -> Commit:
         """Bring a part of a stage in."""
-        return self._commit(stage=StagePart(stage, tuple(versions)))
+        return self._commit(stage=StagePart(stage, tuple(versions), as_live(live)))
 
-    def validate(self, stage: int, claim: VersionVector) -> Commit:
+    def validate(
+        self, stage: int, claim: VersionVector, fence: Fence | None = None
+    ) -> Commit:
         """Make a stage valid; the VV covers ``claim`` afterwards."""
         covered = self.vv
         self.vv = join(self.vv, claim)
-        return self._commit(validate=ValidateStage(stage, dict(covered)))
+        return self._commit(validate=ValidateStage(stage, dict(covered), fence))
 
     def drop(self, stage: int) -> Commit:
         """Drop a stage."""

@@ -9,7 +9,7 @@ from twisted_kvs.core.messages import Commit, CommitResult
 from twisted_kvs.storage.api import START, SnapshotLost, Storage
 from twisted_kvs.storage.memory import MemoryStorage
 
-from . import contract
+from . import contract, deletes
 from .commits import A, dots, listed, version
 
 
@@ -27,7 +27,7 @@ class _Memory(contract.StorageCase):
         return self.storage
 
 
-class MemoryTests(_Memory, contract.StorageContract):
+class MemoryTests(_Memory, contract.StorageContract, deletes.DeletesContract):
     """Commits that are durable at once."""
 
 
@@ -41,7 +41,7 @@ class _Manual(_Memory):
         return done
 
 
-class ManualMemoryTests(_Manual, contract.StorageContract):
+class ManualMemoryTests(_Manual, contract.StorageContract, deletes.DeletesContract):
     """Commits that are durable when a simulation says so."""
 
 

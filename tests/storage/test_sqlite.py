@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,20 +19,23 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from twisted_kvs.core.causality import Name, make_actor
 from twisted_kvs.core.errors import DiskFull
 from twisted_kvs.core.messages import Commit, CommitResult
 from twisted_kvs.storage.api import START, SnapshotLost, Storage
 from twisted_kvs.storage.sqlite import WAL_BYTES_MAX, SqliteStorage
 from twisted_kvs.storage.thread import CallersThread, CallRunner, StoreThread
 
-from . import contract
-from .commits import NAME, A, B, C, dots, hash_of, listed, run_of, version
+from . import contract, deletes
+from .commits import NAME, A, B, C, dots, fence_of, hash_of, listed, run_of, version
 
 T = TypeVar("T")
 WAIT_S = 30
 
 
-class _Sqlite(contract.StorageCase):
+class SqliteCase(contract.StorageCase):
+    """A store in a directory."""
+
     storage: SqliteStorage
 
     def setUp(self) -> None:
@@ -63,8 +67,18 @@ class _Sqlite(contract.StorageCase):
         self.path = image
         return self.make()
 
+    @contextmanager
+    def file_size_limit(self, bytes_: int) -> Iterator[None]:
+        """Let no file grow over a size, as a full disk or a quota would."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-class DaemonTests(_Sqlite):
+
+class DaemonTests(SqliteCase):
     """What a daemon does between the check and the opening."""
 
     def test_directory_is_that_of_the_start(self) -> None:
@@ -79,11 +93,11 @@ class DaemonTests(_Sqlite):
         self.assertTrue((here / self.path / "kvs.sqlite").exists())
 
 
-class SqliteTests(_Sqlite, contract.StorageContract):
+class SqliteTests(SqliteCase, contract.StorageContract, deletes.DeletesContract):
     """Commits written where they are made, without a thread."""
 
 
-class DiskTests(_Sqlite):
+class DiskTests(SqliteCase):
     """What is on the disk beside what can be seen."""
 
     def rows(self) -> int:
@@ -108,6 +122,25 @@ class DiskTests(_Sqlite):
         self.restart()
         self.assertEqual(self.rows(), 2501)
         self.assertEqual(len(self.visible()), 2501)
+
+
+class ActorTests(SqliteCase):
+    """The table of actors, without which no row can be read."""
+
+    def test_a_name_that_is_looked_for_in_vain_hides_no_new_one(self) -> None:
+        """A fold looks for an actor of a claim, beside a part with another new one."""
+        gone = make_actor(Name("10.0.0.9:8080"), 9)
+        self.put(*run_of(A, range(1, 200)))
+        live = [(A, n) for n in range(1, 200, 2)]
+        self.finish(self.commits.part(1, (), live))
+        claim = {A: 199, gone: 3}
+        self.finish(self.commits.validate(1, claim, fence_of(claim, live)))
+        part = self.commits.part(2, [version(C, n, f"c{n}") for n in (1, 2)])
+        self.finish(replace(part, fold_versions=500))
+        self.finish(self.commits.validate(2, {C: 2}))
+        self.assertEqual(self.held("c1"), [(C, 1)])
+        self.restart()
+        self.assertEqual(self.held("c1"), [(C, 1)])
 
 
 class _SlowThread:
@@ -142,6 +175,11 @@ class _SlowThread:
         while self._calls:
             self._calls.pop(0)()
 
+    def step(self) -> None:
+        """Run all calls, and answer the first."""
+        self.work()
+        self._answers.pop(0)()
+
     def answer(self) -> None:
         """Run all calls and answer them."""
         while self._calls or self._answers:
@@ -149,7 +187,7 @@ class _SlowThread:
             self._answers.pop(0)()
 
 
-class PublicationTests(_Sqlite):
+class PublicationTests(SqliteCase):
     """Between the writer's commit and its publication on the reactor's thread."""
 
     def make(self) -> Storage:
@@ -179,6 +217,24 @@ class PublicationTests(_Sqlite):
         self.thread.answer()
         self.assertEqual(self.successResultOf(done).unfolded, 2)
         self.assertEqual((self.held(), self.held("other")), ([(B, 1)], [(B, 2)]))
+
+    def test_who_was_in_a_commit_that_found_no_room_is_known_later(self) -> None:
+        """Although a dropped stage has been swept away in between."""
+        self.successResultOf(self.give(self.commits.of(insert=[version(A, 1)])))
+        self.successResultOf(self.give(self.commits.part(1, run_of(B, range(1, 5001)))))
+        dropped = self.storage.commit(self.commits.drop(1))
+        self.thread.step()
+        self.successResultOf(dropped)
+        big = self.commits.of(insert=[version(C, 1, "big", value=b"1" * 2**22)])
+        with self.file_size_limit(self.storage.wal_bytes + 2**21):
+            failed = self.storage.commit(big)
+            self.thread.answer()
+            self.failureResultOf(failed, DiskFull)
+        again = self.commits.of(insert=[version(C, 1, "small")])
+        self.successResultOf(self.give(again))
+        self.assertEqual(self.held("small"), [(C, 1)])
+        self.restart()
+        self.assertEqual(self.held("small"), [(C, 1)])
 
     def test_commit_leaves_other_keys_as_they_are(self) -> None:
         """Folding and writing under way change nothing at keys they do not touch."""
@@ -246,18 +302,8 @@ class PublicationTests(_Sqlite):
         self.assertLess(turns, 4)
 
 
-class FullDiskTests(_Sqlite):
+class FullDiskTests(SqliteCase):
     """A disk that takes no more."""
-
-    @contextmanager
-    def file_size_limit(self, bytes_: int) -> Iterator[None]:
-        """Let no file grow over a size, as a full disk or a quota would."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, hard))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     def test_commit_that_does_not_fit_fails_and_nothing_else_does(self) -> None:
         """A full disk fails the write with a reason; reads and later writes go on."""
@@ -307,7 +353,7 @@ class FullDiskTests(_Sqlite):
         self.assertEqual(len(self.visible()), 12)
 
 
-class LogTests(_Sqlite):
+class LogTests(SqliteCase):
     """The log that snapshots keep from being cut."""
 
     def grow(self, mebibytes: int) -> None:
@@ -371,7 +417,7 @@ class _CalledReactor:
         return done
 
 
-class ThreadTests(_Sqlite):
+class ThreadTests(SqliteCase):
     """The store with a thread of its own."""
 
     def setUp(self) -> None:

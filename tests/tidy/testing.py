@@ -62,11 +62,11 @@ def tests_pass_fakes(sources: Sequence[Source]) -> list[str]:
 
 
 def tests_do_not_wait(sources: Sequence[Source]) -> list[str]:
-    """No sleeping, no wall clock, no port outside tests/process."""
+    """No sleeping, no wall clock, no port where no real processes are."""
     return [
         source.at(line, f"{name}: tests pass the time, and open no port")
         for source in tests_of(sources)
-        if not source.below("tests.process")
+        if not source.below(*tables.REAL)
         for line, name in [
             *((found.line, found.module) for found in source.imports),
             *_calls(source),

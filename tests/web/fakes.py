@@ -24,7 +24,7 @@ from twisted_kvs.operations import Answer
 from twisted_kvs.signing import Signer
 from twisted_kvs.web.client_api import ClientApi
 from twisted_kvs.web.peer_gate import PeerGate
-from twisted_kvs.web.server import make_site
+from twisted_kvs.web.server import Site, make_site
 
 ACTOR = Actor("10.0.0.21:8080#0123456789abcdef")
 
@@ -74,6 +74,13 @@ class FakeOperations:
         self.values[key] = value
         body = b'{"result":"success","node_id":0}'
         return self._answered(Answer(status, body, (("KVS-Dot", "d"),)))
+
+    def delete(self, key: str, payload: Payload) -> Deferred[Answer]:
+        self.calls.append(("delete", key, payload))
+        if self.values.pop(key, None) is None:
+            return self._answered(NotFound("there is no such key"))
+        body = b'{"result":"success","node_id":0}'
+        return self._answered(Answer(200, body, (("KVS-Dot", "d"),)))
 
     def node_details(self) -> Answer:
         self.calls.append(("node_details",))
@@ -136,7 +143,16 @@ class RawClient:
         me, secrets = Name("10.0.0.21:8080"), Secrets([DEFAULT_SECRET])
         signer = Signer(me=me, boot_id=1, keys=secrets.peer_keys)
         gate = PeerGate(signer=signer, codec=Codec(), clock=clock)
-        site = make_site(resource, settings=settings, gate=gate, reactor=clock)
+        self._ask(make_site(resource, settings=settings, gate=gate, reactor=clock))
+
+    @classmethod
+    def of(cls, site: Site) -> RawClient:
+        """Connect to a whole port."""
+        client = cls.__new__(cls)
+        client._ask(site)
+        return client
+
+    def _ask(self, site: Site) -> None:
         self._site = site
         self._connect()
 

@@ -157,7 +157,10 @@ class ServerCase(SynchronousTestCase):
         for near, _ in self.net.connections:
             near.abortConnection()
         self.net.flush()
+        # Ends the turn of the reactor.
+        self.net.advance(0)
         admission = self.site.admission
+        self.assertEqual((admission.heads.bytes, admission.answers.bytes), (0, 0))
         for lane in (admission.clients, admission.peers):
             self.assertEqual((lane.requests, lane.body_bytes), (0, 0))
         self.assertEqual(self.site.connections, 0)

@@ -55,6 +55,24 @@ class SuccessTests(ClientApiTestCase):
         self.assertEqual(received.headers["kvs-causal-payload"], "x")
         self.assertEqual(self.node.calls, [("get", "a", EMPTY_PAYLOAD)])
 
+    def test_delete(self) -> None:
+        """A DELETE hands key and payload to the node; it may come without a body."""
+        self.node.values = {"a/b": b"1", "c": b"2"}
+        token = self.node.token(7)
+        received = self.ask("DELETE", "/kv-store/a%2Fb", f"causal_payload={token}")
+        self.assertEqual(received.status, 200)
+        self.assertEqual(received.json, {"result": "success", "node_id": 0})
+        self.assertEqual(received.headers["kvs-dot"], "d")
+        self.assertEqual(received.headers["content-type"], JSON)
+        self.assertEqual(self.ask("DELETE", "/kv-store/c").status, 200)
+        payload = self.node.payloads.decode(token)
+        self.assertEqual(
+            self.node.calls,
+            [("delete", "a/b", payload), ("delete", "c", EMPTY_PAYLOAD)],
+        )
+        self.assertEqual(self.ask("GET", "/kv-store/c").status, 404)
+        self.assertEqual(self.ask("PUT", "/kv-store/c", "val=3").status, 201)
+
     def test_get_node_details(self) -> None:
         """Whether the node is a replica can be asked, whatever comes with it."""
         received = self.ask(
@@ -109,6 +127,8 @@ class SuccessTests(ClientApiTestCase):
             got = self.successResultOf(client.request("GET", url, params=query))
             self.assertEqual(self.successResultOf(got.json())["value"], value)
         self.assertEqual(list(self.node.values), ["a/b c"])
+        deleted = self.successResultOf(client.request("DELETE", url))
+        self.assertEqual((deleted.code, self.node.values), (200, {}))
 
     def test_one_connection(self) -> None:
         """A connection serves request after request, good ones and bad ones."""
@@ -117,6 +137,8 @@ class SuccessTests(ClientApiTestCase):
             self.assertIn(self.ask("PUT", "/kv-store/a", "val=1").status, (200, 201))
             self.assertEqual(self.ask("HEAD", "/kv-store/a").body, b"")
             self.assertEqual(self.ask("GET", "/kv-store/a").status, 200)
+            self.assertEqual(self.ask("DELETE", "/kv-store/a", "x=1").status, 200)
+            self.assertEqual(self.ask("DELETE", "/kv-store/a").status, 404)
 
     def test_any_host(self) -> None:
         """By which name a client calls the node makes no difference."""
@@ -152,6 +174,8 @@ class KeyTests(ClientApiTestCase):
         self.assertEqual(self.ask("PUT", path, "val=1").status, 201)
         self.assertEqual(self.ask("GET", path).json["value"], "1")
         self.assertEqual(list(self.node.values), [key])
+        self.assertEqual(self.ask("DELETE", path).status, 200)
+        self.assertEqual(self.node.values, {})
 
     def test_slashes(self) -> None:
         """Slashes are not merged, cut off or redirected; %2F is one."""
@@ -220,6 +244,22 @@ class PayloadTests(ClientApiTestCase):
         self.assertEqual(self.sees(field, query=f"?{empty}", kvs_causal_payload=""), 5)
         self.assertEqual(self.sees(empty, query=f"?{field}"), 5)
 
+    def test_on_deletes(self) -> None:
+        """A delete takes its payload from the same places."""
+        token = self.node.token(5)
+        field = f"causal_payload={token}"
+        places: list[tuple[str, str | None, dict[str, str]]] = [
+            ("", field, {}),
+            ("", f'{{"causal_payload":"{token}"}}', {"content_type": JSON}),
+            (f"?{field}", None, {}),
+            ("", None, {"kvs_causal_payload": token}),
+            (f"?{field}", field, {"kvs_causal_payload": token}),
+        ]
+        for query, body, headers in places:
+            self.ask("DELETE", f"/kv-store/a{query}", body, **headers)
+            payload = self.node.payloads.decode(token)
+            self.assertEqual(self.node.calls.pop(), ("delete", "a", payload))
+
     def test_on_writes(self) -> None:
         """A write takes its payload from the same places."""
         token = self.node.token(5)
@@ -255,6 +295,7 @@ class HangUpTests(ClientApiTestCase):
         """What was begun goes on without the client, and leaves no trace in the log."""
         for method, path in [
             ("PUT", "a"),
+            ("DELETE", "a"),
             ("GET", "a"),
             ("PUT", "update_view?type=add"),
         ]:
@@ -298,7 +339,7 @@ class AnyBytesTests(ClientApiTestCase):
         self.assertEqual(self.ask("GET", "/kv-store/a").json["value"], text)
 
     @given(
-        st.sampled_from(["GET", "PUT"]),
+        st.sampled_from(["GET", "PUT", "DELETE"]),
         st.sampled_from(["a", "update_view?type=add"]),
         st.sampled_from([FORM, JSON]),
         st.one_of(

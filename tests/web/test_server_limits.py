@@ -28,6 +28,7 @@ from twisted_kvs.web.channel import (
     LINGER_IDLE_S,
     REQUEST_S,
 )
+from twisted_kvs.web.seats import Seats
 
 
 class OverloadTests(ServerCase):
@@ -314,6 +315,17 @@ class PeerGateTests(ServerCase):
         self.assertEqual(self.ask(self.head(body), body[:7], body[7:]).body, body)
         self.assertEqual(self.resource.seen, [])
         self.assertEqual(self.peer_resource.seen[0][1], body)
+
+    def test_peers_get_in_beyond_the_limit_of_connections(self) -> None:
+        """Where clients have all the room, a peer is answered, and stays."""
+        self.site.seats = Seats(1)
+        self.send(put(5))
+        body = b"from a peer"
+        asking = self.send(self.head(body), body)
+        self.assertEqual(Answer(asking.heard).body, body)
+        self.assertFalse(asking.lost)
+        self.assertEqual((self.site.seats.clients, self.site.seats.peers), (1, 1))
+        self.assertEqual(self.ask(GET).status, 503)
 
     def test_unsigned_body_is_not_read(self) -> None:
         """Without a good header not one byte of a peer's body is kept."""

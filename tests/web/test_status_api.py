@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prometheus_client import PlatformCollector
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -10,7 +11,7 @@ from twisted_kvs.core.causality import Name
 from twisted_kvs.core.codec import Codec
 from twisted_kvs.signing import Signer
 from twisted_kvs.web.peer_gate import PeerGate
-from twisted_kvs.web.root import make_root
+from twisted_kvs.web.root import Views, make_root
 from twisted_kvs.web.status_api import StatusApi
 
 
@@ -67,7 +68,15 @@ class Root(SynchronousTestCase):
         signer = Signer(me=Name("a:1"), boot_id=1, keys=[b"key"])
         gate = PeerGate(signer=signer, codec=Codec(), clock=Clock())
         self.operations = FakeOperations()
-        root = make_root(self.operations, status=lambda: {"name": "a:1"}, gate=gate)
+        root = make_root(
+            self.operations,
+            views=Views(
+                status=lambda: {"name": "a:1"},
+                obstacle=lambda: None,
+                collector=PlatformCollector(registry=None),
+            ),
+            gate=gate,
+        )
         self.client = RawClient(root)
 
     def test_status(self) -> None:
@@ -75,6 +84,17 @@ class Root(SynchronousTestCase):
         for path in (b"/kvs/status", b"/kvs/status?pretty"):
             answer = self.client.ask(b"GET", path)
             self.assertEqual(answer.json, {"name": "a:1"})
+
+    def test_health(self) -> None:
+        """Both paths of health are there."""
+        for path, name in ((b"/health/live", "live"), (b"/health/ready", "ready")):
+            self.assertIs(self.client.ask(b"GET", path).json[name], True)
+
+    def test_metrics(self) -> None:
+        """Metrics are there, in another format than all the rest."""
+        answer = self.client.ask(b"GET", b"/metrics")
+        self.assertTrue(answer.headers["content-type"].startswith("text/plain;"))
+        self.assertIn(b"# TYPE python_info gauge\n", answer.body)
 
     def test_keys(self) -> None:
         """Keys reach the routes for clients as they were written."""
@@ -87,6 +107,7 @@ class Root(SynchronousTestCase):
         for path in (
             *(b"/", b"/kvs", b"/kvs/", b"/kvs/status/", b"/kvs/status/x"),
             *(b"/KVS/status", b"/kvs%2Fstatus", b"//kvs/status", b"/favicon.ico"),
+            *(b"/health", b"/health/", b"/health/live/", b"/live"),
         ):
             answer = self.client.ask(b"GET", path)
             self.assertEqual(answer.status, 404, path)

@@ -96,6 +96,15 @@ def join(*vectors: VersionVector) -> VersionVector:
     return first if grown is None else grown
 
 
+def meet(left: VersionVector, right: VersionVector) -> VersionVector:
+    """Take the pointwise minimum: the greatest vector that both cover."""
+    return {
+        actor: least
+        for actor, counter in left.items()
+        if (least := min(counter, right.get(actor, 0)))
+    }
+
+
 def including(vector: VersionVector, dot: Dot) -> VersionVector:
     """Join a vector with one dot."""
     if covers(vector, dot):
@@ -116,6 +125,11 @@ def compare(left: VersionVector, right: VersionVector) -> Ordering:
 def missing_actors(wanted: VersionVector, known: VersionVector) -> list[Actor]:
     """List the actors of whom ``wanted`` names dots that ``known`` lacks, sorted."""
     return sorted(a for a, counter in wanted.items() if known.get(a, 0) < counter)
+
+
+def own_writes(vector: VersionVector, name: Name) -> VersionVector:
+    """Take the part of a vector that names writes of one node."""
+    return {actor: n for actor, n in vector.items() if actor_name(actor) == name}
 
 
 def restrict(vector: VersionVector, actors: Iterable[Actor]) -> VersionVector:

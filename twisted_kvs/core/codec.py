@@ -23,6 +23,8 @@ from .messages import (
     Vectors,
 )
 from .names import is_actor
+from .retiring import is_marker
+from .versions import Version
 
 PROTOCOL_VERSION = 1
 """Part of the path and of every signature; raised when old nodes cannot follow."""
@@ -93,9 +95,12 @@ class Codec:
             message = decoder.decode(packed)
         except _NOT_UNDERSTOOD as error:
             raise BadPeerMessage(f"message is not understood: {error}") from None
+        for version in _versions(message):
+            if version.is_seal and version.value is not None:
+                raise BadPeerMessage(f"a seal by {version.actor[:80]!r} has a value")
         for actor in _actors(message):
             # One that is none would come back as an error of a client's request later.
-            if not is_actor(actor):
+            if not is_actor(actor) and not is_marker(actor):
                 raise BadPeerMessage(f"message names no actor: {actor[:80]!r}")
         return message
 
@@ -113,10 +118,17 @@ class Codec:
             raise BadPeerMessage(f"message cannot be unpacked: {error}") from None
 
 
+def _versions(message: object) -> list[Version]:
+    found: list[Version] = getattr(
+        getattr(message, "delta", None) or message, "versions", []
+    )
+    return found
+
+
 def _actors(message: object) -> set[str]:
     """Collect every actor that a message names."""
     found: set[str] = set()
-    for field in ("vv", "base", "vector", "seen"):
+    for field in ("vv", "base", "vector", "seen", "live"):
         found.update(getattr(message, field, ()))
     header = getattr(message, "header", None)
     if isinstance(header, Header):
@@ -126,8 +138,8 @@ def _actors(message: object) -> set[str]:
         found.update(vectors.vv, vectors.clock)
     delta = getattr(message, "delta", None)
     if isinstance(delta, Delta):
-        found.update(delta.base, delta.claim)
-    for version in getattr(delta or message, "versions", ()):
+        found.update(delta.base, delta.claim, delta.floor)
+    for version in _versions(message):
         found.add(version.actor)
         found.update(version.past)
     return found

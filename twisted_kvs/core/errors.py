@@ -77,6 +77,13 @@ class Overloaded(KVSError):
     status = 503
 
 
+class SlowDisk(KVSError):
+    """A write was begun and is not known to be kept: it may yet be, or not."""
+
+    code = "slow_disk"
+    status = 504
+
+
 class StorageFull(KVSError):
     """The disk takes no more and no replica can be reached; reads go on."""
 

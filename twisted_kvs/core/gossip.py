@@ -26,9 +26,15 @@ DIGEST_BYTES = 16
 _encoder = msgspec.msgpack.Encoder(order="sorted")
 
 
-def digest(vv: VersionVector, view: View, replica_count: ReplicaCount | None) -> bytes:
+def digest(
+    vv: VersionVector,
+    view: View,
+    replica_count: ReplicaCount | None,
+    *,
+    retired: str,
+) -> bytes:
     """Hash what an exchange would compare: 16 bytes, equal for equal arguments."""
-    packed = _encoder.encode([vv, view.entries, replica_count])
+    packed = _encoder.encode([vv, view.entries, replica_count, retired])
     return hashlib.blake2b(packed, digest_size=DIGEST_BYTES).digest()
 
 

@@ -13,12 +13,13 @@ Request and answer: ``Hello`` -> ``HelloAnswer``; ``Exchange`` -> ``ExchangeAnsw
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeAlias
 
 import msgspec
 
 from .causality import COUNTER_MAX, Actor, Dot, Name
+from .fence import Fence, LiveDots
 from .versions import VALUE_BYTES_MAX, Version, WireVector
 from .view import Member, ReplicaCount
 
@@ -58,6 +59,11 @@ class Header(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=Tru
     """R17's hash; None while it means nothing (stage being folded, proxy)."""
     ages_ms: dict[Name, Natural]
     """How long ago the sender heard of each member, milliseconds."""
+    retired: Annotated[str, msgspec.Meta(max_length=16)] = ""
+    """The generation of retired actors that the sender goes by (R20)."""
+    whole: bool = True
+    """The sender has dropped none of its own writes, or has got them back (R15).  Else
+    its VV alone is no report (R12)."""
 
 
 class Vectors(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
@@ -68,6 +74,11 @@ class Vectors(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=Tr
     view: dict[Name, Member]
     replica_count: ReplicaCount | None
     """None from a node that has no view."""
+    retired: bytes = b""
+    """All generations that the sender knows, where the other goes by another (R20)."""
+    dropped: WireVector = {}
+    """Own writes that the sender has dropped (R15): its report is one only where these
+    are (R12)."""
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
@@ -83,6 +94,11 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True
     versions: list[Version]
     session: Natural = 0
     """Where to ask for the next part; 0: this is the whole."""
+    floor: WireVector = {}
+    """Below it the sender has forgotten pasts and dropped seals (R10, R11)."""
+    full: bool = False
+    """A full join (R10): the parts also list the dots of all that is live at the
+    sender.  Only with a session."""
 
 
 class Hello(_Peer, frozen=True):
@@ -153,6 +169,9 @@ class PartAnswer(_Peer, frozen=True, kw_only=True):
 
     versions: list[Version]
     more: bool
+    live: LiveDots = {}
+    """Of a full join: dots of versions that are live at the sender, each once in all
+    parts (R10)."""
 
 
 class Push(_Peer, frozen=True, kw_only=True):
@@ -174,6 +193,7 @@ class Operation(enum.StrEnum):
 
     GET = "GET"
     PUT = "PUT"
+    DELETE = "DELETE"
 
 
 class Forward(_Peer, frozen=True, kw_only=True):
@@ -182,6 +202,7 @@ class Forward(_Peer, frozen=True, kw_only=True):
     operation: Operation
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     value: Annotated[bytes, msgspec.Meta(max_length=VALUE_BYTES_MAX)] = b""
+    """Of a PUT."""
     vector: WireVector
     """P: the vector of the client's payload, verified by the forwarder."""
     lamport: Natural
@@ -251,6 +272,15 @@ class ReplicaState(msgspec.Struct, frozen=True, kw_only=True):
     replica_count: ReplicaCount
     started_with_k: int | None
     """The operator's K at the last start."""
+    floor: WireVector = {}
+    """Below it pasts were forgotten and seals dropped (R10, R11); at most VV."""
+    retired: bytes = b""
+    """Generations of retired actors (R20); clock and floor may hold a marker of them,
+    VV does not: it says what is stored."""
+    shared: str = ""
+    """The last generation that every member was seen to know."""
+    dropped: WireVector = {}
+    """Own writes that were dropped when all replicas had them (R15)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +290,8 @@ class StagePart:
     stage: int
     """Above 0, below 2**49; drawn, so that no two starts use the same."""
     versions: tuple[Version, ...]
+    live: LiveDots = field(default_factory=dict)
+    """Of a full join: more dots of its list, to be kept with the stage (R10)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +302,9 @@ class ValidateStage:
     covered: WireVector
     """VV before: staged versions that it covers are dropped, they were applied or
     overwritten while the delta was under way."""
+    fence: Fence | None = None
+    """Of a full join: what it dooms is invisible from here on, and removed as the stage
+    is folded (R10).  Its dots are those of the stage's parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +317,10 @@ class Commit:
     insert: tuple[Version, ...] = ()
     """Replaces a staged version of the same dot."""
     remove: tuple[Dot, ...] = ()
-    """Dominated by what this or an earlier commit inserts; absent dots are fine."""
+    """Dominated by what this or an earlier commit inserts, or reaped; absent dots are
+    fine."""
+    forget_pasts: tuple[Dot, ...] = ()
+    """Versions that are there and lose their past (R11)."""
     stage: StagePart | None = None
     validate: ValidateStage | None = None
     drop_stage: int | None = None
@@ -291,6 +329,9 @@ class Commit:
     within their key, make the others ordinary."""
     forget_all: bool = False
     """Drop every version and stage first (a demoted replica, R15)."""
+    conflicts: int = 0
+    """Keys at which a version that comes leaves others standing: which of them is shown
+    is for their timestamps to say; not for the store, but to be counted."""
     minted: tuple[Version, ...] = ()
     """Own writes in the order of their counters, also those that were overwritten
     within the commit: not for the store, but to be pushed when it is durable."""
@@ -301,6 +342,7 @@ class Commit:
         return not (
             self.insert
             or self.remove
+            or self.forget_pasts
             or self.stage
             or self.validate
             or self.drop_stage
@@ -316,4 +358,5 @@ class CommitResult:
     live_hash: int
     """XOR of version_hash over all visible versions (R17), 64 bits."""
     unfolded: int
-    """Versions of valid stages that are still to be folded."""
+    """Versions of valid stages that are still to be folded; above 0 also while what a
+    full join doomed is still to be removed."""

@@ -6,20 +6,40 @@ A result names the commit that must be durable before it may leave the node.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .causality import VersionVector
+from .causality import VersionVector, join
+from .fence import Fence
+from .messages import ReplicaState
 from .payload import Payload
+from .retiring import NOBODY, Retired
 from .versions import Version
 
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """How far a state has come; VV, clock and L of one instant."""
+    """How far a state has come; VV, clock, L and floor of one instant."""
 
     vv: VersionVector
     clock: VersionVector
     lamport: int
+    floor: VersionVector = field(default_factory=dict)
+    retired: Retired = NOBODY
+    """Actors that write no more (R20)."""
+    dropped: VersionVector = field(default_factory=dict)
+    """Own writes that were dropped, since all replicas had them (R15)."""
+
+    @classmethod
+    def of(cls, state: ReplicaState, retired: Retired) -> Frontier:
+        """Read a state record, in which retired actors may be one marker."""
+        return cls(
+            state.vv,
+            join(retired.unpack(state.clock), state.vv),
+            state.lamport,
+            retired.unpack(state.floor),
+            retired,
+            state.dropped,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +65,17 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """The outcome of compacting some keys."""
+
+    commit: int
+    changed: int
+    """Keys of which something was forgotten, dropped or sealed."""
+    seals: int
+    """Seals that were written: ordinary writes, to be pushed (R9)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
     """The outcome of a push."""
 
@@ -66,4 +97,8 @@ class Stage:
     lamport: int
     upto: VersionVector
     """Join of upto of its versions: joins the clock in the same turn as VV moves."""
+    floor: VersionVector = field(default_factory=dict)
+    """The sender's: joins ours in the same turn."""
+    fence: Fence | None = None
+    """Of a full join: what lives of all that the claim covers (R10)."""
     versions: int = 0

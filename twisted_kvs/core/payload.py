@@ -24,6 +24,7 @@ from typing import NamedTuple
 from .causality import COUNTER_MAX, EMPTY, Actor, VersionVector, leq
 from .errors import BadPayload, TooLarge
 from .names import is_actor
+from .retiring import is_marker
 from .secrets import Secrets
 
 TOKEN_BYTES_MAX = 64 * 1024
@@ -68,7 +69,7 @@ def before(x: Payload, y: Payload) -> bool:
 class PayloadCodec:
     """Writes and verifies tokens; remembers the recent ones, within a limit."""
 
-    def __init__(self, secrets: Secrets, cache_size: int = 4096) -> None:
+    def __init__(self, secrets: Secrets, cache_size: int = 1024) -> None:
         """
         Make a codec.
 
@@ -91,7 +92,8 @@ class PayloadCodec:
 
         :param payload: its vector must not change afterwards.
         :returns: ASCII letters, digits, ``.``, ``_`` and ``-``; "" for the empty one.
-        :raises ValueError: if an actor is none, or a number is out of range.
+        :raises ValueError: if an actor is neither one nor a marker of retired ones, or
+            a number is out of range.
         """
         if not payload.vector and not payload.lamport:
             return ""
@@ -198,7 +200,7 @@ class _Mac:
 @lru_cache(maxsize=_CACHED_ACTORS_MAX)
 def _split(actor: Actor) -> tuple[bytes, bytes]:
     """Pack the name (with its length) and the incarnation of an actor."""
-    if not is_actor(actor):
+    if not (is_actor(actor) or is_marker(actor)):
         raise ValueError(f"{actor!r} is no actor")
     name, _, incarnation = actor.rpartition("#")
     return _varint(len(name)) + name.encode(), bytes.fromhex(incarnation)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .causality import Dot, VersionVector, covers
+from .fence import Fence
 from .reader import VersionReader
 from .versions import Antichain, Version, maximal
 
@@ -26,6 +27,17 @@ class _Validation:
     commit: int
     stage: int
     covered: VersionVector
+    fence: Fence | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a commit changes at a key."""
+
+    come: list[Version]
+    go: list[Dot]
+    forget: list[Dot]
+    """Versions that lose their past (R11)."""
 
 
 class PendingChains:
@@ -101,25 +113,43 @@ class PendingChains:
             steps.append((validation.commit, staged))
         return steps
 
-    def difference(self, key: str, commit: int) -> tuple[list[Version], list[Dot]]:
+    @property
+    def validating(self) -> bool:
+        """Whether a commit under way makes a stage valid."""
+        return bool(self._validations)
+
+    def difference(self, key: str, commit: int) -> Difference:
         """
         Tell what commit ``commit``, the newest, changes at a key.
 
-        :returns: versions that come, dots that go; what came and went within the
-            commit is in neither.
+        What came and went within the commit is in nothing of it.
         """
         steps = self._steps[key]
         assert steps[-1][0] == commit and len(steps) > 1
         before, after = steps[-2][1], steps[-1][1]
-        old, new = {v.dot for v in before}, {v.dot for v in after}
-        return (
-            [v for v in after if v.dot not in old],
-            [v.dot for v in before if v.dot not in new],
+        old, new = {v.dot: v for v in before}, {v.dot for v in after}
+        return Difference(
+            come=[v for v in after if v.dot not in old],
+            go=[v.dot for v in before if v.dot not in new],
+            forget=[
+                v.dot for v in after if not v.past and v.dot in old and old[v.dot].past
+            ],
         )
 
-    def validate(self, stage: int, covered: VersionVector, *, commit: int) -> None:
-        """Apply a stage as valid, in commit ``commit``; its parts are durable."""
-        validation = _Validation(commit, stage, covered)
+    def validate(
+        self,
+        stage: int,
+        covered: VersionVector,
+        *,
+        commit: int,
+        fence: Fence | None = None,
+    ) -> None:
+        """
+        Apply a stage as valid, in commit ``commit``; its parts are durable.
+
+        :param fence: of a full join: what it dooms is gone (R10).
+        """
+        validation = _Validation(commit, stage, covered, fence)
         for key, steps in self._steps.items():
             before = steps[-1][1]
             after = self._with_staged(validation, key, before)
@@ -163,6 +193,9 @@ class PendingChains:
     def _with_staged(
         self, validation: _Validation, key: str, chain: Antichain
     ) -> Antichain:
+        fence = validation.fence
+        if fence is not None and any(fence.dooms(version.dot) for version in chain):
+            chain = tuple(v for v in chain if not fence.dooms(v.dot))
         staged = [
             version
             for version in self._reader.staged(validation.stage, key)

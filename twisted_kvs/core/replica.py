@@ -5,9 +5,10 @@ Pure: messages in, results out.  What has to be stored is collected into ``Commi
 (``take_commit``); a result names the number of the commit that must be durable before
 the result may leave the node, so the node persists before it answers or sends.
 
-Invariants (R3, R6), checked by ``core.invariants`` after every step of the tests:
+Invariants (R3, R6), checked by ``simulation.invariants`` after every step:
 
-* closure: a dot that VV covers is live here, or dominated by something live here;
+* closure: a dot that VV covers is live here, or dominated by something live here, or
+  was reaped here, in a history that ended in a seal below the floor;
 * nothing early: nothing live here is above VV;
 * antichain: the live versions of a key are pairwise concurrent;
 * every vector that is minted or handed out is closed.
@@ -21,40 +22,42 @@ with one causal context for the whole node as in DottedDB (SRDS 2017).
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
+from . import compaction
 from .causality import (
     COUNTER_MAX,
     DOT_COUNTER_MAX,
     EMPTY,
     INCARNATION_BITS,
     Actor,
-    Dot,
     Name,
     VersionVector,
-    actor_name,
     covers,
     including,
     join,
     leq,
     make_actor,
+    own_writes,
     restrict,
 )
-from .errors import BadPeerMessage
+from .collecting import CommitCollector
+from .fence import LiveDots
 from .messages import (
     Commit,
     Delta,
     ReplicaState,
-    StagePart,
     ValidateStage,
 )
-from .outcomes import Frontier, Read, Stage, Taken, Written
+from .outcomes import Compacted, Frontier, Read, Stage, Taken, Written
 from .payload import Payload
 from .pending import PendingChains
 from .reader import VersionReader
-from .versions import Antichain, Version, WireVector, insert, winner
+from .retiring import NOTHING, Retired
+from .staging import Staging, refuse_early, refuse_floor
+from .versions import SEAL_TS, Antichain, Version, WireVector, insert, winner
 from .view import ReplicaCount, View
 
-STAGE_BITS = 48
 COUNTER_PROBE = DOT_COUNTER_MAX + 1
 """A counter that no write reaches: names the version that tests for room."""
 
@@ -83,22 +86,8 @@ class Replica:
         self._counter = 0
         self.seen: VersionVector = EMPTY
         """S of R13: join of the payload vectors of all writes answered since start."""
-        self._collecting = 1
-        self._ready: list[Commit] = []
-        self._touched: dict[str, None] = {}
-        self._minted: list[Version] = []
-        self._stage_part: StagePart | None = None
-        self._drop_stage: int | None = None
-        self._fold_versions = 0
-        self._changed = False
-        # Stages of an earlier start may be valid and unfolded: numbers must differ.
-        self._stages = rng.getrandbits(STAGE_BITS)
-        self._receiving: set[int] = set()
-        """Stages that are being received."""
-        self._stored_stages: set[int] = set()
-        """Stages that take room on disk and are not valid."""
-        self._forgotten_stages = 0
-        """Up to here the parts of stages were dropped with all else."""
+        self._commits = CommitCollector(self._pending, self._state)
+        self._staging = Staging(self._commits, rng)
         self._load(stored)
         self.durable_commit = 0
 
@@ -119,12 +108,17 @@ class Replica:
         return make_actor(self.name, rng.getrandbits(INCARNATION_BITS))
 
     def _load(self, stored: ReplicaState) -> None:
-        clock = join(stored.clock, stored.vv, self.seen)
-        self.durable = Frontier(
-            stored.vv, join(stored.clock, stored.vv), stored.lamport
-        )
-        self._vv: VersionVector = stored.vv
-        self._clock = clock
+        self._retired = Retired.decode(stored.retired)
+        known = self._retired.knows(stored.shared)
+        self.shared_generation = stored.shared if known else NOTHING
+        """The last one that every member was seen to know (R20)."""
+        self._frontiers: dict[int, Frontier] = {}
+        """Of the commits under way."""
+        self.durable = frontier = self.frontier_of(stored)
+        self._vv: VersionVector = frontier.vv
+        self._clock = join(frontier.clock, self.seen)
+        self._floor: VersionVector = frontier.floor
+        self._dropped: VersionVector = frontier.dropped
         self._lamport = stored.lamport
         self._holds_all = stored.holds_all
         self._view = View(stored.view)
@@ -133,8 +127,19 @@ class Replica:
 
     @property
     def applied(self) -> Frontier:
-        """VV, clock and L with what is not durable yet."""
-        return Frontier(self._vv, self._clock, self._lamport)
+        """VV, clock, L, floor and who is retired, with what is not durable yet."""
+        return Frontier(
+            self._vv,
+            self._clock,
+            self._lamport,
+            self._floor,
+            self._retired,
+            self._dropped,
+        )
+
+    def frontier_of(self, state: ReplicaState) -> Frontier:
+        """Read the vectors of a state record of this node's store."""
+        return Frontier.of(state, self._retired)
 
     @property
     def holds_all(self) -> bool:
@@ -159,28 +164,26 @@ class Replica:
     @property
     def idle(self) -> bool:
         """Whether everything applied is durable."""
-        return self.durable_commit == self._collecting - 1 and not self._dirty
+        return self.durable_commit == self.last_commit
 
     @property
     def last_commit(self) -> int:
         """The commit after which everything applied by now is durable."""
-        return self._collecting if self._dirty else self._collecting - 1
+        return self._commits.number if self._commits.dirty else self._commits.number - 1
 
-    @property
-    def _dirty(self) -> bool:
-        return bool(
-            self._touched
-            or self._stage_part
-            or self._drop_stage
-            or self._fold_versions
-            or self._changed
-        )
+    def uncommitted(self) -> list[Version]:
+        """List writes that are in no commit that was taken; for checks."""
+        return self._commits.each_minted()
 
     def read(self, key: str, payload: Payload) -> Read:
         """
         Read the durable state (R14); counts L up.
 
-        :returns: the winner, and a payload greater than the one that came.
+        The payload covers all siblings, the losers, too (hole H3), and the floor, for
+        what was reaped and for pasts that were forgotten (hole H16).
+
+        :returns: the winner unless that is a tombstone, and a payload greater than the
+            one that came.
         """
         chain = self._pending.durable(key)
         upto = [version.upto for version in chain]
@@ -188,10 +191,17 @@ class Replica:
             payload.vector, join(self.durable.vv, *upto)
         )
         self._lamport = max(self._lamport, payload.lamport) + 1
+        vector = join(payload.vector, self.durable.floor, *upto)
         return Read(
-            version=winner(chain),
-            payload=Payload(join(payload.vector, *upto), self._lamport),
+            version=_visible(chain),
+            payload=Payload(vector, self._lamport),
             fresh=fresh,
+        )
+
+    def shows(self, key: str) -> bool:
+        """Tell whether the key has a value, in the durable or the applied state."""
+        return bool(
+            _visible(self._pending.durable(key)) or _visible(self._pending.applied(key))
         )
 
     def lacks(self, key: str, vector: VersionVector) -> VersionVector:
@@ -209,13 +219,35 @@ class Replica:
         chain = self._pending.applied(key)
         return not leq(vector, join(self._vv, *(version.upto for version in chain)))
 
-    def put(self, key: str, value: bytes, payload: Payload, *, wall_us: int) -> Written:
+    def put(
+        self, key: str, value: bytes | None, payload: Payload, *, wall_us: int
+    ) -> Written:
         """
         Mint a write (R2, R3): it comes after all that this node and the client know.
 
+        :param value: JSON text; None deletes, by a tombstone (R9).
         :param wall_us: the wall clock, microseconds since the epoch.
         """
-        past = join(self._clock, self._vv, self.seen, payload.vector)
+        chain = self._pending.applied(key)
+        self._lamport = max(self._lamport, payload.lamport) + 1
+        ts = min(max(wall_us, 0), COUNTER_MAX)
+        version = self._mint(key, value, ts, chain, payload.vector)
+        return Written(
+            version=version,
+            created=_visible(chain) is None,
+            payload=Payload(self._clock, self._lamport),
+            commit=self._commits.number,
+        )
+
+    def _mint(
+        self,
+        key: str,
+        value: bytes | None,
+        ts: int,
+        chain: Antichain,
+        payload: VersionVector = EMPTY,
+    ) -> Version:
+        past = join(self._clock, self._vv, self.seen, payload)
         self._counter += 1
         dot = (self.actor, self._counter)
         version = Version(
@@ -223,21 +255,14 @@ class Replica:
             counter=self._counter,
             key=key,
             value=value,
-            ts=min(max(wall_us, 0), COUNTER_MAX),
+            ts=ts,
             past=_as_dict(past),
         )
-        chain = self._pending.applied(key)
-        self._lamport = max(self._lamport, payload.lamport) + 1
         self._merge(version, chain)
-        self._minted.append(version)
+        self._commits.minted(version)
         self._vv = including(self._vv, dot)
         self._clock = including(past, dot)
-        return Written(
-            version=version,
-            created=not chain,
-            payload=Payload(self._clock, self._lamport),
-            commit=self._collecting,
-        )
+        return version
 
     def answered(self, vector: VersionVector) -> None:
         """
@@ -261,8 +286,13 @@ class Replica:
         Follow a *closed* vector: a forwarded write's payload, a replica's clock (R13).
 
         The clock is part of every state record, so it is logged with the next commit.
+        That of a proxy is what it reports, so it asks for one (R12, hole H20).
         """
-        self._clock = join(self._clock, vector)
+        clock = join(self._clock, vector)
+        if clock is not self._clock:
+            self._clock = clock
+            if not self._holds_all:
+                self._commits.state_changed()
 
     def apply_push(self, versions: list[Version], lamport: int) -> Taken:
         """
@@ -289,10 +319,12 @@ class Replica:
 
         :returns: the commit that makes it durable; None if it was thrown away, because
             its base is not covered (hole H5) or because this is a proxy.
-        :raises BadPeerMessage: if a version is above the claim; nothing is changed.
+        :raises BadPeerMessage: if a version or the floor is above what it may be;
+            nothing is changed.
         """
         assert not delta.session, "a delta in parts is staged"
-        _refuse_early(delta.versions, delta.claim)
+        refuse_early(delta.versions, delta.claim)
+        refuse_floor(delta)
         if not self._holds_all or not leq(delta.base, self._vv):
             return None
         before = self._vv
@@ -300,34 +332,29 @@ class Replica:
         for version in delta.versions:
             if not covers(before, version.dot):
                 self._accept(version)
-        self._know(join(before, delta.claim))
+        self._know(join(before, delta.claim), delta.floor)
         return self.last_commit
 
     def begin_stage(self, delta: Delta) -> Stage:
         """
         Begin to receive a delta in parts; nothing of it is visible until finished.
-        """
-        assert delta.session, "a whole delta is applied at once"
-        self._stages += 1
-        self._receiving.add(self._stages)
-        return Stage(self._stages, delta.base, delta.claim, delta.lamport, EMPTY)
 
-    def add_part(self, stage: Stage, versions: list[Version]) -> int:
+        :raises BadPeerMessage: if the floor is above what it may be.
+        """
+        return self._staging.begin(delta)
+
+    def add_part(
+        self, stage: Stage, versions: list[Version], live: LiveDots | None = None
+    ) -> int:
         """
         Store a part aside.
 
+        :param live: more dots of the list of a full join (R10).
         :returns: the commit after which the part is on disk.
-        :raises BadPeerMessage: if a version is above the claim; the stage is to be
-            dropped then.
+        :raises BadPeerMessage: if a version is above the claim, or the list is not in
+            order; the stage is to be dropped then.
         """
-        _refuse_early(versions, stage.claim)
-        if self._stage_part is not None:
-            self._seal()
-        self._stage_part = StagePart(stage.number, tuple(versions))
-        for version in versions:
-            stage.upto = join(stage.upto, version.upto)
-        stage.versions += len(versions)
-        return self._collecting
+        return self._staging.add(stage, versions, live or {})
 
     def finish_stage(self, stage: Stage) -> int | None:
         """
@@ -335,47 +362,101 @@ class Replica:
 
         All parts must be durable.
 
-        :returns: the commit that does it; None if the base is not covered any more, or
-            all was forgotten meanwhile: then the stage is dropped.
+        :returns: the commit that does it; None if it must not be (``Staging.void``):
+            then the stage is dropped.
         """
-        void = not self._holds_all or stage.number <= self._forgotten_stages
-        if void or not leq(stage.base, self._vv):
+        if not self._holds_all or self._staging.void(stage, self._vv):
             self.drop_stage(stage)
             return None
-        if self._dirty:
-            self._seal()
+        if self._commits.dirty:
+            self._commits.close()
         covered = self._vv
         self.hear_lamport(stage.lamport)
-        self._pending.validate(stage.number, covered, commit=self._collecting)
+        self._pending.validate(
+            stage.number, covered, commit=self._commits.number, fence=stage.fence
+        )
         self._clock = join(self._clock, stage.upto)
-        self._know(join(covered, stage.claim))
-        return self._seal(ValidateStage(stage.number, _as_dict(covered)))
+        self._know(join(covered, stage.claim), stage.floor)
+        return self._commits.close(
+            ValidateStage(stage.number, _as_dict(covered), fence=stage.fence)
+        )
 
     def drop_stage(self, stage: Stage) -> None:
         """Forget a delta that broke off; frees what its parts take on disk."""
-        if self._drop_stage is not None or self._stage_part is not None:
-            self._seal()
-        self._drop_stage = stage.number
-        self._receiving.discard(stage.number)
+        self._staging.drop(stage)
 
     def drop_leftovers(self) -> None:
         """Drop stages whose own drop found no room, now that there is (R6)."""
-        for number in sorted(self._stored_stages - self._receiving):
-            if self._drop_stage is not None or self._stage_part is not None:
-                self._seal()
-            self._drop_stage = number
+        self._staging.drop_leftovers()
 
     def fold(self, versions: int) -> None:
         """Ask for a slice of folding with the next commit."""
-        self._fold_versions = versions
+        self._commits.fold(versions)
 
-    def delta_base(self, asker: VersionVector, state: ReplicaState) -> VersionVector:
+    @property
+    def compactable(self) -> bool:
+        """Whether nothing stands in the way of compacting: no stage becomes valid."""
+        return self._holds_all and not self._pending.validating
+
+    @property
+    def may_seal(self) -> bool:
+        """
+        Whether a seal would overwrite only what is here (hole H18).
+
+        What the clock merely names is not.
+        """
+        return leq(self._clock, self._vv) and leq(self.seen, self._vv)
+
+    def compact(
+        self, keys: list[str], stable: VersionVector, *, seal: bool
+    ) -> Compacted:
+        """
+        Forget pasts, drop seals and write seals, as far as may be (R9, R11).
+
+        Only while ``compactable``.
+
+        :param stable: what every member has reported to have (R12).
+        :param seal: whether this node is the one that writes seals.
+        """
+        assert self.compactable, "staged versions may need the pasts"
+        seal = seal and self.may_seal
+        changed = seals = 0
+        for key in keys:
+            before = self._pending.applied(key)
+            chain, floor = compaction.settled(before, stable)
+            if chain is not before:
+                self._change(key, chain, before)
+                self._floor = join(self._floor, floor)
+            sealed = seal and compaction.awaits_seal(before, stable)
+            if sealed:
+                self._mint(key, None, SEAL_TS, chain)
+                seals += 1
+            changed += sealed or chain is not before
+        return Compacted(commit=self.last_commit, changed=changed, seals=seals)
+
+    def delta_base(
+        self, asker: VersionVector, frontier: Frontier, *, holds_all: bool
+    ) -> VersionVector:
         """
         Tell the base of a delta for ``asker``: for a proxy, its own actors only (R13).
 
-        :param state: the state record of the snapshot that the delta is made from.
+        :param frontier: of the snapshot that the delta is made from.
+        :param holds_all: False: it is of a proxy.
         """
-        return asker if state.holds_all else restrict(asker, sorted(state.vv))
+        return asker if holds_all else restrict(asker, sorted(frontier.vv))
+
+    def retire(self, more: Retired) -> None:
+        """Go by what is retired here or there (R20)."""
+        both = self._retired.join(more)
+        if both is not self._retired:
+            self._retired = both
+            self._commits.state_changed()
+
+    def share(self, generation: str) -> None:
+        """Note a generation that every member knows."""
+        if generation != self.shared_generation:
+            self.shared_generation = generation
+            self._commits.state_changed()
 
     def identity_clash(self, vv: VersionVector) -> bool:
         """Tell whether a peer knows dots of our own actor that we never minted (R1)."""
@@ -394,20 +475,22 @@ class Replica:
         """
         if view != self._view or replica_count != self._replica_count:
             self._view, self._replica_count = view, replica_count
-            self._changed = True
+            self._commits.state_changed()
         return self.last_commit
 
     def set_started_with_k(self, k: int | None) -> None:
         """Remember the operator's K of this start (R16)."""
         if k != self._started_with_k:
-            self._started_with_k, self._changed = k, True
+            self._started_with_k = k
+            self._commits.state_changed()
 
     def set_holds_all(self, holds_all: bool) -> None:
         """
         Become a replica that lags (True), or stop pulling before a drop (R13, R15).
         """
         if holds_all != self._holds_all:
-            self._holds_all, self._changed = holds_all, True
+            self._holds_all = holds_all
+            self._commits.state_changed()
 
     def forget_all(self, rng: random.Random) -> int:
         """
@@ -417,34 +500,29 @@ class Replica:
         """
         assert self.idle, "versions under way would be dropped"
         self._clock = join(self._clock, self._vv)
-        self._vv = EMPTY
+        # Who is retired every member has all of: nobody's report has to wait for that.
+        retired = self._retired.entries(self._retired.head)
+        dropped = join(self._dropped, own_writes(self._vv, self.name))
+        self._dropped = {a: n for a, n in dropped.items() if retired.get(a, 0) < n}
+        self._vv = self._floor = EMPTY
         self._holds_all = False
         self.take_incarnation(rng)
-        self._pending.forget_all(self._collecting)
-        self._forgotten_stages = self._stages
-        return self._seal(forget_all=True)
+        self._pending.forget_all(self._commits.number)
+        self._staging.forget_all()
+        return self._commits.close(forget_all=True)
 
     def take_commit(self) -> Commit | None:
         """Take the next change to be stored; None if there is none."""
-        if not self._ready and self._dirty:
-            self._seal()
-        return self._ready.pop(0) if self._ready else None
+        if not self._commits.waiting and self._commits.dirty:
+            self._commits.close()
+        return self._commits.take()
 
     def committed(self, commit: Commit) -> None:
         """A commit is durable: what it holds may leave the node."""
         assert commit.number == self.durable_commit + 1, "durable in order (R6)"
         self.durable_commit = commit.number
-        if commit.stage is not None:
-            self._stored_stages.add(commit.stage.stage)
-        if commit.validate is not None:
-            self._stored_stages.discard(commit.validate.stage)
-            self._receiving.discard(commit.validate.stage)
-        if commit.drop_stage is not None:
-            self._stored_stages.discard(commit.drop_stage)
-        if commit.forget_all:
-            self._stored_stages.clear()
-        state = commit.state
-        self.durable = Frontier(state.vv, state.clock, state.lamport)
+        self._staging.committed(commit)
+        self.durable = self._frontiers.pop(commit.number)
         self._pending.published(commit.number)
 
     def reload(self, stored: ReplicaState, rng: random.Random) -> None:
@@ -454,14 +532,8 @@ class Replica:
         Takes a new incarnation if it minted anything.  Commits that were not taken yet
         are dropped, their numbers are not used again.
         """
-        self._ready.clear()
-        self._touched.clear()
-        self._minted.clear()
-        self._stage_part = self._drop_stage = None
-        self._fold_versions, self._changed = 0, False
         self._pending.clear()
-        self.durable_commit = self._collecting
-        self._collecting += 1
+        self.durable_commit = self._commits.drop_all()
         self._load(stored)
         if self._counter:
             self.take_incarnation(rng)
@@ -474,55 +546,27 @@ class Replica:
 
         :returns: the commit after which there is certainly room.
         """
-        self._stages += 1
-        version = Version(self.actor, COUNTER_PROBE, "space", bytes(value_bytes), 0, {})
-        if self._stage_part is not None:
-            self._seal()
-        self._stage_part = StagePart(self._stages, (version,))
-        self._seal()
-        self._drop_stage = self._stages
-        return self._seal()
-
-    def _seal(
-        self, validate: ValidateStage | None = None, *, forget_all: bool = False
-    ) -> int:
-        number = self._collecting
-        come: list[Version] = []
-        go: list[Dot] = []
-        for key in self._touched:
-            new, old = self._pending.difference(key, number)
-            come += new
-            go += old
-        self._ready.append(
-            Commit(
-                number=number,
-                state=self._state(),
-                insert=tuple(come),
-                remove=tuple(go),
-                stage=self._stage_part,
-                validate=validate,
-                drop_stage=self._drop_stage,
-                fold_versions=self._fold_versions,
-                forget_all=forget_all,
-                minted=tuple(self._minted),
-            )
+        value = bytes(max(value_bytes, 1))
+        return self._staging.try_space(
+            Version(self.actor, COUNTER_PROBE, "space", value, 0, {})
         )
-        self._touched.clear()
-        self._minted.clear()
-        self._stage_part = self._drop_stage = None
-        self._fold_versions, self._changed = 0, False
-        self._collecting += 1
-        return number
 
     def _state(self) -> ReplicaState:
+        retired = self._retired
+        frontier = replace(self.applied, clock=join(self._clock, self._vv))
+        self._frontiers[self._commits.number] = frontier
         return ReplicaState(
             vv=_as_dict(self._vv),
-            clock=_as_dict(join(self._clock, self._vv)),
+            clock=_as_dict(retired.pack(frontier.clock, retired.head)),
             lamport=self._lamport,
             holds_all=self._holds_all,
             view=dict(self._view.entries),
             replica_count=self._replica_count,
             started_with_k=self._started_with_k,
+            floor=_as_dict(retired.pack(self._floor, retired.head)),
+            retired=retired.encode(),
+            shared=self.shared_generation,
+            dropped=_as_dict(self._dropped),
         )
 
     def _accept(self, version: Version) -> None:
@@ -530,25 +574,27 @@ class Replica:
         self._clock = join(self._clock, version.upto)
 
     def _merge(self, version: Version, chain: Antichain) -> None:
-        self._changed = True
+        self._commits.state_changed()
         joined = insert(chain, version)
         if joined is not chain:
-            self._pending.change(version.key, joined, self._collecting, before=chain)
-            self._touched[version.key] = None
+            self._change(version.key, joined, chain)
 
-    def _know(self, vv: VersionVector) -> None:
-        if vv is not self._vv:
-            self._vv, self._changed = vv, True
+    def _change(self, key: str, chain: Antichain, before: Antichain) -> None:
+        self._pending.change(key, chain, self._commits.number, before=before)
+        self._commits.touch(key)
+
+    def _know(self, vv: VersionVector, floor: VersionVector) -> None:
+        floor = join(self._floor, floor)
+        if vv is not self._vv or floor is not self._floor:
+            self._vv, self._floor = vv, floor
+            self._commits.state_changed()
+
+
+def _visible(chain: Antichain) -> Version | None:
+    """Choose what a read shows; a tombstone shows nothing."""
+    won = winner(chain)
+    return None if won is None or won.value is None else won
 
 
 def _as_dict(vector: VersionVector) -> WireVector:
     return vector if isinstance(vector, dict) else dict(vector)
-
-
-def _refuse_early(versions: list[Version], claim: VersionVector) -> None:
-    """Nothing early (R6): what a delta lists is below what it claims."""
-    for version in versions:
-        if not covers(claim, version.dot):
-            raise BadPeerMessage(
-                f"delta of {actor_name(version.actor)} lists a version above its claim"
-            )

@@ -30,6 +30,8 @@ class Settings:
     """A longer payload is answered in the body only."""
     requests_in_flight_max: int = 1024
     """Clients' requests between the end of their headers and their answer."""
+    connections_max: int = 8192
+    """Clients' connections at once; less where the process may not open so many."""
     body_bytes_in_flight_max: int = 256 * MIB
     """Bytes of bodies under way, counted for clients and for peers apart."""
 
@@ -48,6 +50,8 @@ class Settings:
     """The next replica is asked besides when a read had no answer for so long."""
     causal_read_s: float = 0.5
     """A read waits so long for what its payload names."""
+    busy_wait_s: float = 0.02
+    """Until a peer that was busy with a delta in parts is asked again (R14)."""
     causal_read_spread_s: float = 0.1
     """After this time all live replicas are asked, not only those of the dots."""
     put_wait_s: float = 0.1
@@ -85,6 +89,8 @@ class Settings:
     delta_part_versions_max: int = 1000
     delta_part_bytes_max: int = 256 * 1024
     """Of keys and values in one part; a single greater version goes alone."""
+    delta_part_dots_max: int = 20_000
+    """Dots of the list of a full join in one part."""
     delta_sessions_max: int = 8
     """Deltas of more than one part that are being sent at once."""
     delta_session_idle_s: float = 10.0
@@ -96,6 +102,22 @@ class Settings:
     """Per peer; what does not fit is left to the next pull."""
     fold_versions: int = 500
     """Staged versions that are folded in one commit."""
+    compact_interval_s: float = 2.0
+    """How often a node looks whether there is something to compact (R9 to R12)."""
+    compact_versions: int = 100
+    """Versions that are compacted in one slice, at most: one turn, one commit."""
+    compact_bytes: int = 1 * MIB
+    """Of their keys and values; a single greater version goes alone."""
+    compact_turn_s: float = 0.01
+    """A slice that holds up the event loop for longer is followed by a smaller one."""
+    compact_pause_s: float = 0.005
+    """Rest between two slices."""
+    retire_interval_s: float = 10.0
+    """Actors that write no more are retired together, at most so often (R20)."""
+    compact_held_s: float = 10.0
+    """A member that has not reported for so long is said to hold up compaction."""
+    compact_held_told_s: float = 60.0
+    """And after so long in the log, too."""
     commit_bytes_max: int = 64 * MIB
     """Bytes of versions that wait for the disk; above it clients get 503."""
     full_disk_retry_s: float = 1.0

@@ -29,9 +29,14 @@ from .causality import (
 from .names import name_order
 
 KEY_CODE_POINTS_MAX = 200
+SEAL_TS = -1
+"""The timestamp of a seal: below that of every write of a client."""
 VALUE_BYTES_MAX = 16 * 2**20
 """The protocol's own limit for one value; what clients may send is an option."""
 
+Value: TypeAlias = Annotated[
+    bytes, msgspec.Meta(min_length=1, max_length=VALUE_BYTES_MAX)
+]
 Counter: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=DOT_COUNTER_MAX)]
 WireVector: TypeAlias = dict[Actor, Counter]
 
@@ -49,17 +54,24 @@ class Version(msgspec.Struct, frozen=True, array_like=True, gc=False, eq=False):
     counter: Counter
     """The dot is ``(actor, counter)``."""
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=KEY_CODE_POINTS_MAX)]
-    value: Annotated[bytes, msgspec.Meta(max_length=VALUE_BYTES_MAX)]
-    """The value as JSON text in UTF-8, as it will be shown."""
-    ts: Annotated[int, msgspec.Meta(ge=0, le=COUNTER_MAX)]
-    """Wall clock of the node that took the write, microseconds since the epoch."""
+    value: Value | None
+    """The value as JSON text in UTF-8, as it will be shown; None: a tombstone."""
+    ts: Annotated[int, msgspec.Meta(ge=SEAL_TS, le=COUNTER_MAX)]
+    """Wall clock of the node that took the write, microseconds since the epoch;
+    ``SEAL_TS``: a seal (R9)."""
     past: WireVector
-    """Everything that the write comes after, its own dot excluded; closed."""
+    """Everything that the write comes after, its own dot excluded; closed.  Empty also
+    where it was forgotten: then the floor covers it (R11)."""
 
     @property
     def dot(self) -> Dot:
         """The name of this write."""
         return self.actor, self.counter
+
+    @property
+    def is_seal(self) -> bool:
+        """Whether it only dominates: a tombstone that beats no value (R9)."""
+        return self.ts == SEAL_TS
 
     @property
     def origin(self) -> Name:
@@ -123,9 +135,12 @@ def version_hash(version: Version) -> int:
     """
     Hash dot and value to 64 bits, for the self-check of R17.
 
-    XOR of these over a set of versions is a check sum that costs O(1) per change.
+    XOR of these over a set of versions is a check sum that costs O(1) per change.  A
+    seal counts nothing: replicas drop it at their own time.
     """
+    if version.is_seal:
+        return 0
     dot = f"{version.actor}:{version.counter}:".encode()
     digest = hashlib.blake2b(dot, digest_size=8)
-    digest.update(version.value)
+    digest.update(version.value or b"")
     return int.from_bytes(digest.digest(), "big")

@@ -11,24 +11,32 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import Clock
 
 from ..core.causality import Name
 from ..core.codec import Codec
 from ..core.errors import BadPeerMessage, PeerTimedOut, PeerUnreachable
-from ..core.messages import PeerAnswer, PeerRequest, Refused
+from ..core.messages import Forward, Operation, PeerAnswer, PeerRequest, Refused
 from ..core.settings import Settings
 from ..operations import Reply
 
 PROGRESS_S = Settings().gossip_progress_s
 """A message that was lost makes no progress: its asker gives up after so long."""
 
+REORDER_S = 0.1
+"""How long a message is held up at most, to be overtaken."""
+LATE_S = 0.015
+"""A message that takes so long counts as delayed; a healthy network is faster."""
+
 Answerer = Callable[[Name, int, PeerRequest], Deferred[PeerAnswer]]
+Link = tuple[Name, Name]
+"""One direction: from, to."""
 
 
 @dataclass(slots=True)
@@ -40,10 +48,14 @@ class Faults:
     loss: float = 0.0
     duplicate: float = 0.0
     """Requests that arrive twice."""
+    reorder: float = 0.0
+    """Messages that are held up for a while, so that later ones overtake them."""
     garbage: float = 0.0
     """Messages whose signature does not fit when they arrive."""
-    cuts: set[tuple[Name, Name]] = field(default_factory=set)
-    """Directed links that carry nothing: (from, to)."""
+    cuts: set[Link] = field(default_factory=set)
+    """Directed links that carry nothing."""
+    causes: dict[Link, str] = field(default_factory=dict)
+    """What cut a link, where that is to be counted."""
 
 
 @dataclass(slots=True)
@@ -53,9 +65,20 @@ class Traffic:
     messages: int = 0
     bytes_carried: int = 0
     lost: int = 0
+    """By chance."""
+    unplugged: int = 0
+    """Lost with the machine that had sent them."""
     duplicated: int = 0
     garbage: int = 0
     cut: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+    """Messages that a cut link lost, by what cut it."""
+    delayed: int = 0
+    reordered: int = 0
+    """Messages that were held up until one that was sent later over the same link had
+    arrived."""
+    held: int = 0
+    """Messages that came while their process stood still."""
     trace: int = 0
     """Hash of every message sent so far, its time, its ends and its bytes."""
 
@@ -64,6 +87,14 @@ class Traffic:
 class _Port:
     boot_id: int
     answer: Answerer
+
+
+@dataclass(slots=True)
+class _Order:
+    """Which messages of a link were sent and have arrived."""
+
+    sent: int = 0
+    arrived: int = 0
 
 
 class Network:
@@ -81,27 +112,62 @@ class Network:
         self.codec = Codec()
         self.faults = Faults()
         self.traffic = Traffic()
-        self._ports: dict[Name, _Port] = {}
+        self.observe: Callable[[str], None] | None = None
+        """Told, in words, of every message that is sent."""
+        self.heard: set[int] = set()
+        """Boot ids of processes that have had any word of another."""
+        self.last_sent: dict[Link, str] = {}
+        """What kind of message was sent last over a link."""
+        self.forwards: Counter[Name] = Counter()
+        """How often each name has handed a request on."""
+        self._ports: dict[Name, list[_Port]] = {}
         self._unplugged: set[tuple[Name, int]] = set()
+        self._held: dict[int, list[Callable[[], None]]] = {}
+        self._orders: dict[Link, _Order] = {}
 
-    def listen(self, name: Name, boot_id: int, answer: Answerer) -> None:
-        """Let a node answer under ``name``; replaces the one before."""
-        self._ports[name] = _Port(boot_id, answer)
+    def listen(
+        self, name: Name, boot_id: int, answer: Answerer, *, beside: bool = False
+    ) -> None:
+        """
+        Let a process answer under ``name``; replaces the one before.
 
-    def silence(self, name: Name) -> None:
-        """Nobody answers under ``name`` any more: connections are refused."""
-        self._ports.pop(name, None)
+        :param beside: both have the name: chance decides who gets a message.
+        """
+        others = self._ports.get(name, []) if beside else []
+        self._ports[name] = [*others, _Port(boot_id, answer)]
 
-    def unplug(self, name: Name) -> None:
-        """Silence a node and lose what it has sent and did not arrive yet."""
-        port = self._ports.pop(name, None)
-        if port is not None:
-            self._unplugged.add((name, port.boot_id))
+    def silence(self, name: Name, boot_id: int) -> None:
+        """A process answers no more; if none is left, connections are refused."""
+        left = [p for p in self._ports.get(name, ()) if p.boot_id != boot_id]
+        self._ports[name] = left
+        self._held.pop(boot_id, None)
+
+    def unplug(self, name: Name, boot_id: int) -> None:
+        """Silence a process and lose what it has sent and did not arrive yet."""
+        self.silence(name, boot_id)
+        self._unplugged.add((name, boot_id))
+
+    def pause(self, boot_id: int) -> None:
+        """A process stands still: what comes for it waits."""
+        self._held.setdefault(boot_id, [])
+
+    def resume(self, boot_id: int) -> None:
+        """Give a process all that came while it stood still, in that order."""
+        for arrive in self._held.pop(boot_id, ()):
+            arrive()
+
+    def held_up(self, boot_id: int, arrive: Callable[[], None]) -> bool:
+        """Keep what comes for a process that stands still, and say whether."""
+        if boot_id not in self._held:
+            return False
+        self.traffic.held += 1
+        self._held[boot_id].append(arrive)
+        return True
 
     def unplugged(self, name: Name, boot_id: int) -> bool:
         """Tell whether a message of this process is lost because it was unplugged."""
         lost = (name, boot_id) in self._unplugged
-        self.traffic.lost += lost
+        self.traffic.unplugged += lost
         return lost
 
     def cut(self, one: Name, other: Name) -> None:
@@ -119,19 +185,26 @@ class Network:
     def heal(self) -> None:
         """Carry everything again."""
         self.faults.cuts.clear()
+        self.faults.causes.clear()
 
-    def count(self, link: tuple[Name, Name], packed: bytes) -> None:
-        """Take note of a message that is sent over a link: (from, to)."""
+    def count(self, link: Link, packed: bytes, kind: str) -> None:
+        """Take note of a message that is sent over a link."""
         traffic = self.traffic
         traffic.messages += 1
+        self.last_sent[link] = kind
+        self.forwards[link[0]] += kind == Forward.__name__
         traffic.bytes_carried += len(packed)
         noted = f"{traffic.trace} {self.clock.seconds()} {link} ".encode()
         traffic.trace = zlib.crc32(noted + packed)
+        if self.observe is not None:
+            lost = " (cut)" if link in self.faults.cuts else ""
+            self.observe(f"{link[0]} -> {link[1]}: {kind}, {len(packed)} bytes{lost}")
 
     def carries(self, source: Name, target: Name) -> bool:
         """Decide, once per message, whether it arrives."""
         if (source, target) in self.faults.cuts:
             self.traffic.cut += 1
+            self.traffic.causes[self.faults.causes.get((source, target), "cut")] += 1
             return False
         if self.faults.loss and self.rng.random() < self.faults.loss:
             self.traffic.lost += 1
@@ -144,35 +217,64 @@ class Network:
         self.traffic.garbage += spoiled
         return spoiled
 
-    def delay_s(self) -> float:
-        """Draw how long a message takes; unequal delays reorder messages."""
-        return self.rng.uniform(*self.faults.delay_s)
+    def deliver(self, link: Link, arrive: Callable[[], None]) -> None:
+        """Let a message arrive after a while; unequal delays reorder messages."""
+        delay = self.rng.uniform(*self.faults.delay_s)
+        self.traffic.delayed += delay >= LATE_S
+        held_up = self.faults.reorder and self.rng.random() < self.faults.reorder
+        if held_up:
+            delay += self.rng.uniform(0, REORDER_S)
+        order = self._orders.setdefault(link, _Order())
+        order.sent += 1
+        number = order.sent
 
-    def transport(self, name: Name, boot_id: int) -> SimulatedTransport:
-        """Make the transport of one process."""
-        return SimulatedTransport(self, name, boot_id)
+        def arrived() -> None:
+            self.traffic.reordered += bool(held_up) and number < order.arrived
+            order.arrived = max(order.arrived, number)
+            arrive()
+
+        self.clock.callLater(delay, arrived)
+
+    def transport(
+        self, name: Name, boot_id: int, clock: IReactorTime | None = None
+    ) -> SimulatedTransport:
+        """
+        Make the transport of one process.
+
+        :param clock: by which the process tells that it has waited for too long.
+        """
+        return SimulatedTransport(self, (name, boot_id), clock or self.clock)
 
     def port(self, name: Name) -> _Port | None:
         """Who answers under ``name`` now."""
-        return self._ports.get(name)
+        ports = self._ports.get(name)
+        if not ports:
+            return None
+        return ports[0] if len(ports) == 1 else self.rng.choice(ports)
+
+    def listens(self, name: Name, port: _Port) -> bool:
+        """Tell whether this very process still answers."""
+        return port in self._ports.get(name, ())
 
 
 class SimulatedTransport:
     """``PeerTransport`` over a ``Network``."""
 
-    def __init__(self, network: Network, me: Name, boot_id: int) -> None:
-        """Ask on behalf of the process ``boot_id`` under the name ``me``."""
-        self._network = network
-        self._me = me
-        self._boot_id = boot_id
-        self._closed = False
+    def __init__(
+        self, network: Network, source: tuple[Name, int], clock: IReactorTime
+    ) -> None:
+        """Ask on behalf of ``source``, a name and a boot id."""
+        self.network = network
+        self.source = source
+        self.clock = clock
+        self.closed = False
 
     def ask(
         self, peer: Name, request: PeerRequest, *, connect_s: float, total_s: float
     ) -> Deferred[Reply]:
         """Ask once, as ``PeerTransport.ask``."""
-        asking = _Asking(self._network, (self._me, self._boot_id), peer)
-        if self._closed:
+        asking = _Asking(self, peer)
+        if self.closed:
             asking.fail(PeerUnreachable("this node has stopped"))
         else:
             asking.send(request, connect_s, total_s)
@@ -180,16 +282,17 @@ class SimulatedTransport:
 
     def close(self) -> Deferred[None]:
         """Ask nobody any more."""
-        self._closed = True
+        self.closed = True
         return succeed(None)
 
 
 class _Asking:
     """One request and its answer on their way."""
 
-    def __init__(self, network: Network, source: tuple[Name, int], peer: Name) -> None:
-        self._network = network
-        self._me, self._boot_id = source
+    def __init__(self, transport: SimulatedTransport, peer: Name) -> None:
+        self._transport = transport
+        self._network = transport.network
+        self._me, self._boot_id = transport.source
         self._peer = peer
         self._timer: IDelayedCall | None = None
         self.result: Deferred[Reply] = Deferred(lambda _: self._end())
@@ -202,22 +305,22 @@ class _Asking:
 
     def send(self, request: PeerRequest, connect_s: float, total_s: float) -> None:
         """Encode, and let it arrive after a while, twice, or never."""
-        network, clock = self._network, self._network.clock
+        network, link = self._network, (self._me, self._peer)
         packed = network.codec.encode(request)
-        network.count((self._me, self._peer), packed)
-        dark = (self._me, self._peer) in network.faults.cuts
+        network.count(link, packed, type(request).__name__)
+        dark = link in network.faults.cuts
         limit = min(connect_s, total_s) if dark else min(total_s, PROGRESS_S)
         error = PeerUnreachable if dark else PeerTimedOut
-        self._timer = clock.callLater(
+        self._timer = self._transport.clock.callLater(
             limit, self.fail, error(f"{self._peer} did not answer in {limit} s")
         )
-        if not network.carries(self._me, self._peer):
+        if not network.carries(*link):
             return
-        clock.callLater(network.delay_s(), self._arrive, packed)
+        network.deliver(link, lambda: self._arrive(packed))
         twice = network.faults.duplicate
         if twice and network.rng.random() < twice:
             network.traffic.duplicated += 1
-            clock.callLater(network.delay_s(), self._arrive, packed)
+            network.deliver(link, lambda: self._arrive(packed))
 
     def _arrive(self, packed: bytes) -> None:
         network = self._network
@@ -227,23 +330,47 @@ class _Asking:
         if port is None:
             if network.carries(self._peer, self._me):
                 refused = PeerUnreachable(f"{self._peer} refused the connection")
-                network.clock.callLater(network.delay_s(), self.fail, refused)
+                self._return(lambda: self.fail(refused))
             return
+        if network.held_up(port.boot_id, lambda: self._late(packed, port)):
+            return
+        self._answer(packed, port)
+
+    def _late(self, packed: bytes, port: _Port) -> None:
+        """The process goes on, and finds this: whose asker may have hung up."""
+        request = self._network.codec.decode_request(packed)
+        write = isinstance(request, Forward) and request.operation is not Operation.GET
+        if not (write and self.result.called):
+            self._answer(packed, port)
+
+    def _answer(self, packed: bytes, port: _Port) -> None:
+        network = self._network
         if network.spoils():
             self._back(Refused(BadPeerMessage.status, "bad signature"), port)
             return
         request = network.codec.decode_request(packed)
+        network.heard.add(port.boot_id)
         answering = port.answer(self._me, self._boot_id, request)
         answering.addCallback(self._back, port)
 
     def _back(self, answer: PeerAnswer, port: _Port) -> None:
         network = self._network
-        if network.port(self._peer) is not port:
+        if not network.listens(self._peer, port):
             return  # It died before it could answer.
         packed = network.codec.encode(answer)
-        network.count((self._peer, self._me), packed)
+        network.count((self._peer, self._me), packed, type(answer).__name__)
         if network.carries(self._peer, self._me):
-            network.clock.callLater(network.delay_s(), self._finish, packed, port)
+            self._return(lambda: self._finish(packed, port))
+
+    def _return(self, arrive: Callable[[], None]) -> None:
+        """Let something come back, to a process that may stand still or be dead."""
+
+        def come() -> None:
+            closed = self._transport.closed
+            if not closed and not self._network.held_up(self._boot_id, arrive):
+                arrive()
+
+        self._network.deliver((self._peer, self._me), come)
 
     def _finish(self, packed: bytes, port: _Port) -> None:
         lost = self._network.unplugged(self._peer, port.boot_id)
@@ -257,6 +384,7 @@ class _Asking:
         except BadPeerMessage as error:
             self.result.errback(error)
         else:
+            self._network.heard.add(self._boot_id)
             self.result.callback(Reply(port.boot_id, answer))
 
     def _end(self) -> None:

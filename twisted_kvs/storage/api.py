@@ -9,6 +9,8 @@ Invariants, checked by one contract suite for all implementations:
 * A snapshot shows one instant: versions and state record of the same commit.
 * What a stage holds is seen by ``staged`` alone, until the commit that makes it valid
   is published: its Deferred fires.
+* What the fence of a valid stage dooms is never seen again, whether it is removed yet
+  or not.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from twisted.internet.defer import Deferred
 
 from ..core.causality import DOT_COUNTER_MAX, VersionVector
 from ..core.errors import KVSError
+from ..core.fence import LiveDots
 from ..core.messages import Commit, CommitResult, ReplicaState
 from ..core.reader import VersionReader
 from ..core.versions import Version
@@ -27,12 +30,29 @@ Cursor = NewType("Cursor", int)
 """Where a snapshot's listing stands; opaque."""
 START = Cursor(-1)
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 """Raised when an older program cannot read what this one writes."""
+
+_PAST_ENTRY_BYTES = 8
 
 STORED_COUNTER_MAX = 2**43 - 1
 """A dot with a greater counter cannot be stored; nobody writes that often."""
 assert STORED_COUNTER_MAX > DOT_COUNTER_MAX, "one more, to test for room"
+
+
+LOOKED_PER_LISTED = 10
+"""A part of a listing looks at so many versions for each that it may hold."""
+
+
+def part_bytes(version: Version) -> int:
+    """
+    Tell what a version counts for in a part of a listing.
+
+    Each entry of its past counts as what it takes on disk.  A message holds about 40
+    bytes for it, so a part of 256 KiB becomes one of 1.3 MiB at worst.
+    """
+    values = len(version.key.encode()) + len(version.value or b"")
+    return values + _PAST_ENTRY_BYTES * len(version.past)
 
 
 class SnapshotLost(KVSError):
@@ -47,7 +67,7 @@ class Snapshot(Protocol):
 
     @property
     def state(self) -> ReplicaState:
-        """The state record of that instant."""
+        """The state record of that instant; who is retired may be left out."""
 
     @property
     def result(self) -> CommitResult:
@@ -73,9 +93,22 @@ class Snapshot(Protocol):
 
         :param after: ``START``, or what the last call returned.
         :param versions_max: at most so many, > 0.
-        :param bytes_max: of keys and values; a first version that is larger comes
-        alone.
-        :returns: the part, and where the next begins; None after the last.
+        :param bytes_max: of ``part_bytes``; a first version that is larger comes alone.
+        :returns: the part, which may be empty where much that is not to be seen stands
+            between, and where the next begins; None after the last.
+        :raises SnapshotLost: if the store needed the room that the snapshot holds.
+        """
+
+    def live(self, after: Cursor, *, dots_max: int) -> tuple[LiveDots, Cursor | None]:
+        """
+        List the dots of all visible versions, a bounded part of them (R10).
+
+        As ``missing`` does: what is dominated and not yet folded may be among them.
+
+        :param after: ``START``, or what the last call returned.
+        :param dots_max: at most so many, > 0.
+        :returns: counters by actor, ascending, and where the next part begins; None
+            after the last.
         :raises SnapshotLost: if the store needed the room that the snapshot holds.
         """
 
@@ -105,6 +138,29 @@ class Storage(VersionReader, Protocol):
 
     def count(self) -> int:
         """Count the visible versions, those that wait to be folded included; cheap."""
+
+    def unsettled(
+        self,
+        upto: VersionVector,
+        after: Cursor,
+        *,
+        versions_max: int,
+        bytes_max: int,
+    ) -> tuple[list[str], Cursor | None]:
+        """
+        List keys of visible versions that still have a past, or are tombstones.
+
+        Of the last published commit.  Costs as much as it finds, not as much as there
+        is.
+
+        :param upto: only versions whose dots it covers.
+        :param after: ``START``, or what the last call returned, also in the face of
+            commits in between: what comes after that place is found.
+        :param versions_max: looks at no more than so many of these versions, > 0.
+        :param bytes_max: of keys and values of these; at least one is looked at.
+        :returns: the keys, each once, in the order of their versions' dots; and where
+            the next part begins, None after the last.
+        """
 
     def commit(self, commit: Commit) -> Deferred[CommitResult]:
         """

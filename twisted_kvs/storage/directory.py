@@ -176,7 +176,7 @@ class StoreDirectory:
         if not place.is_dir():
             raise StoreRefused(f"{place}: not a directory")
         if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-            raise StoreRefused(f"{place}: not writable")
+            raise StoreRefused(f"{place}: not writable for user {os.geteuid()}")
 
     def _read_identity(self) -> Identity | None:
         path = self._identity_path

@@ -47,24 +47,31 @@ class ActorNumbers:
         self._connection = connection
         self._numbers: dict[Actor, int] = {}
         self._names: dict[int, Actor] = {}
-        self._stored = 0
+        self._last = self._stored = self._settled = 0
+        """The greatest number of all, of the table's, and when both were equal."""
         self.refresh()
 
     def refresh(self) -> None:
         """Read what the table has got since."""
         rows = self._connection.execute(
-            "SELECT id, name FROM actor WHERE id > ?", (self._stored,)
+            "SELECT id, name FROM actor WHERE id > ? ORDER BY id", (self._stored,)
         )
         for number, name in rows.fetchall():
             self._numbers[name] = number
             self._names[number] = name
-        self._stored = len(self._names)
+            # Not more: what was assigned and is not stored yet has to be.
+            self._stored = number
+            self._last = max(number, self._last)
 
     def name(self, number: int) -> Actor:
         """Tell the actor of a number that a stored row has."""
         if number not in self._names:
             self.refresh()
         return self._names[number]
+
+    def named(self, dot: int) -> Dot:
+        """Tell the dot of a stored row."""
+        return self.name(dot >> COUNTER_BITS), dot & STORED_COUNTER_MAX
 
     def find(self, actor: Actor) -> int | None:
         """Tell the number of an actor; None if the store has none of its versions."""
@@ -76,24 +83,29 @@ class ActorNumbers:
         """Tell the number of an actor, a new one if need be; only for the writer."""
         number = self._numbers.get(actor)
         if number is None:
-            number = len(self._names) + 1
+            number = self._last + 1
             if number > ACTORS_MAX:
                 raise ValueError(f"no room for more than {ACTORS_MAX} actors")
+            self._last = number
             self._numbers[actor] = number
             self._names[number] = actor
         return number
 
     def store_new(self) -> None:
         """Write the actors that no commit has stored yet; one may have failed."""
-        new = range(self._stored + 1, len(self._names) + 1)
+        new = range(self._stored + 1, self._last + 1)
         if new:
             self._connection.executemany(
                 "INSERT INTO actor VALUES (?, ?)", [(n, self._names[n]) for n in new]
             )
 
-    def committed(self) -> None:
-        """What ``store_new`` wrote is durable."""
-        self._stored = len(self._names)
+    def settle(self) -> None:
+        """See which actors are stored, after a transaction and whatever came of it."""
+        if self._settled == self._last:
+            return
+        query = "SELECT ifnull(max(id), 0) FROM actor"
+        (self._stored,) = self._connection.execute(query).fetchone()
+        self._settled = self._stored
 
     def dot(self, dot: Dot) -> int | None:
         """Tell the key of a dot's row; None if there can be no such row."""
@@ -124,7 +136,8 @@ class ActorNumbers:
         return (
             number << COUNTER_BITS | version.counter,
             version.key,
-            version.value,
+            # No value is empty.
+            version.value or b"",
             version.ts,
             packed,
             stage,
@@ -144,7 +157,7 @@ class ActorNumbers:
             self.name(dot >> COUNTER_BITS),
             dot & STORED_COUNTER_MAX,
             key,
-            value,
+            value or None,
             ts,
             self.unpack_past(packed),
         )

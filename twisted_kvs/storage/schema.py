@@ -19,14 +19,17 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from ..core.errors import StoreRefused
+from ..core.fence import Fence
 from ..core.messages import ReplicaState
+from ..core.versions import WireVector
 from .api import STORE_FORMAT
-from .tally import Tally
+from .tally import Standing, Tally
 
 CHECK_BYTES_MAX = 256 * 2**20
 READ_BYTES = 2**20
@@ -38,13 +41,16 @@ LOG_KEPT_BYTES = 16 * 2**20
 BUSY_MS = 5000
 """Only somebody who looks into the file with other tools makes us wait."""
 
-_TABLES = """
+INCREMENTAL = 2
+"""``auto_vacuum``: pages that are free can be given back, a few at a time."""
+
+_FIRST_TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE actor (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE version (
     dot INTEGER PRIMARY KEY, -- actor's id << 43 | counter
     key TEXT NOT NULL,
-    value BLOB NOT NULL,     -- JSON text
+    value BLOB NOT NULL,     -- JSON text; of length 0: a tombstone
     ts INTEGER NOT NULL,     -- microseconds
     past BLOB,               -- MessagePack [actor's id, counter, ...]; NULL if empty
     stage INTEGER NOT NULL,  -- 0: ordinary
@@ -53,7 +59,26 @@ CREATE TABLE version (
 CREATE INDEX version_key ON version (key);
 CREATE INDEX version_stage ON version (stage) WHERE stage != 0;
 """
+IS_UNSETTLED = "(past IS NOT NULL OR length(value) = 0)"
+"""As it stands in the index, or SQLite does not use that."""
+_SECOND_TABLES = f"""
+CREATE TABLE listed (
+    part INTEGER PRIMARY KEY,
+    stage INTEGER NOT NULL,
+    dots BLOB NOT NULL       -- MessagePack [[actor's id, counter, step, ...], ...]
+);
+CREATE INDEX version_unsettled ON version (stage) WHERE {IS_UNSETTLED};
+"""
 
+FULL_CODES = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        # What a quota, a file size limit or a full disk make of a write, or of the room
+        # for the index of the log.
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+    }
+)
 
 SELECT_VERSIONS = "SELECT key, dot, value, ts, past FROM version"
 
@@ -62,30 +87,45 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What every commit rewrites: one row of ``meta``."""
 
     state: ReplicaState
+    """Without who is retired, which grows with every start: a row of its own."""
     serial: int
     live_hash: int
     visible: int
     valid: list[tuple[int, int]]
     """Valid stages and how many versions are left of each, the oldest first."""
+    fences: list[tuple[int, int, WireVector]] = []
+    """Of valid stages: stage, how far its doomed were looked for, claim."""
 
-    def tally(self) -> Tally:
-        """Make what the next commit goes on from."""
+    def tally(self, fences: Mapping[int, Fence]) -> Tally:
+        """
+        Make what the next commit goes on from.
+
+        :param fences: by stage, all that the record names.
+        """
         return Tally(
             serial=self.serial,
             live_hash=self.live_hash,
             visible=self.visible,
             valid=dict(self.valid),
+            standing={
+                stage: Standing(fences[stage], looked)
+                for stage, looked, _ in self.fences
+            },
         )
 
 
 def make_record(state: ReplicaState, tally: Tally) -> Record:
     """Make the record of a commit."""
     return Record(
-        state=state,
+        state=msgspec.structs.replace(state, retired=b""),
         serial=tally.serial,
         live_hash=tally.live_hash,
         visible=tally.visible,
         valid=list(tally.valid.items()),
+        fences=[
+            (stage, standing.looked, dict(standing.fence.claim))
+            for stage, standing in tally.standing.items()
+        ],
     )
 
 
@@ -103,14 +143,40 @@ def create_database(path: Path, store_id: str) -> None:
     connection = sqlite3.connect(unfinished, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(f"BEGIN; {_TABLES}")
+        connection.executescript(f"BEGIN; {_FIRST_TABLES} {_SECOND_TABLES}")
         connection.execute("INSERT INTO meta VALUES ('store', ?)", (store_id.encode(),))
         connection.execute(f"PRAGMA user_version = {STORE_FORMAT}")
         connection.execute("COMMIT")
     finally:
         connection.close()
     unfinished.rename(path)
+
+
+def bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """
+    Make the database of an older program one of this one's, whole or not at all.
+
+    It is written anew for that, once.  Where there is no room for it the file can be
+    used, but does not shrink.
+
+    :raises sqlite3.Error: if it cannot be written.
+    """
+    (vacuum,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if vacuum != INCREMENTAL:
+        connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+        try:
+            connection.execute("VACUUM")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in FULL_CODES:
+                raise
+    (format_,) = connection.execute("PRAGMA user_version").fetchone()
+    if format_ == 1:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_SECOND_TABLES} PRAGMA user_version = 2; COMMIT;"
+        )
+    assert format_ <= STORE_FORMAT == 2, "refused before, or not brought up to date"
 
 
 def connect(path: Path, *, cache_kib: int = CACHE_KIB) -> sqlite3.Connection:
@@ -185,6 +251,12 @@ def read_record(connection: sqlite3.Connection) -> bytes | None:
     """Read the record of the commit that a connection sees."""
     row = connection.execute("SELECT value FROM meta WHERE name = 'record'").fetchone()
     return None if row is None else bytes(row[0])
+
+
+def read_retired(connection: sqlite3.Connection) -> bytes:
+    """Read who is retired, as the state has it (R20)."""
+    row = connection.execute("SELECT value FROM meta WHERE name = 'retired'").fetchone()
+    return b"" if row is None else bytes(row[0])
 
 
 def _read_through(path: Path) -> bool:

@@ -12,32 +12,48 @@ published; the rows of a stage that became valid need not be touched for it.
 
 from __future__ import annotations
 
+import heapq
 import os
 import sqlite3
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import msgspec
 from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core.causality import Name, VersionVector
+from ..core.causality import Dot, Name, VersionVector
 from ..core.errors import DiskFull, StoreRefused
+from ..core.fence import LiveDots
 from ..core.messages import Commit, CommitResult, ReplicaState
 from ..core.versions import Antichain, Version, maximal
-from .api import START, Cursor, Snapshot, SnapshotLost, Storage
+from .api import (
+    LOOKED_PER_LISTED,
+    START,
+    STORED_COUNTER_MAX,
+    Cursor,
+    Snapshot,
+    SnapshotLost,
+    Storage,
+    part_bytes,
+)
 from .directory import StoreDirectory
 from .rows import ActorNumbers
 from .schema import (
+    IS_UNSETTLED,
     LOG_KEPT_BYTES,
     SELECT_VERSIONS,
     SNAPSHOT_CACHE_KIB,
     Record,
+    bring_up_to_date,
     connect,
     decode_record,
     look_over,
     read_record,
+    read_retired,
 )
 from .tally import Tally
 from .thread import CallRunner
@@ -49,7 +65,14 @@ BESIDE_BYTES = 32 * 2**20
 slow disks."""
 assert LOG_KEPT_BYTES < BESIDE_BYTES
 IDLE_SNAPSHOTS_MAX = 4
+REST_S = 5.0
+"""When nothing was written for so long, all room is given back."""
 
+_UNSETTLED = (
+    "SELECT dot, key, length(value) FROM version INDEXED BY version_unsettled"  # noqa: S608  # constant
+    f" WHERE stage = ? AND {IS_UNSETTLED} AND dot > ? AND dot <= ?"
+    " ORDER BY dot LIMIT ?"
+)
 _OF_KEY = "SELECT dot, value, ts, past, stage FROM version WHERE key = ?"
 
 
@@ -85,6 +108,7 @@ class SqliteStorage(Storage):
         name: Name,
         fingerprints: tuple[str, ...],
         thread: CallRunner,
+        clock: IReactorTime | None = None,
         wal_bytes_max: int = WAL_BYTES_MAX,
     ) -> None:
         """
@@ -95,12 +119,16 @@ class SqliteStorage(Storage):
         :param fingerprints: of the node's secrets, the signing one first; the store
             must be of one of them, and belongs to the first afterwards.
         :param thread: where commits are written.
+        :param clock: tells when nobody writes; None: ``rest`` is called.
         :param wal_bytes_max: when the log is longer, all snapshots are lost.
         """
         self._directory = StoreDirectory(
             Path(directory), name=name, fingerprints=fingerprints
         )
         self._thread = thread
+        self._clock = clock
+        self._resting: IDelayedCall | None = None
+        self._wrote = False
         self._wal_bytes_max = wal_bytes_max
         self._writer: CommitWriter | None = None
         self._tending = False
@@ -118,7 +146,9 @@ class SqliteStorage(Storage):
         opened: list[sqlite3.Connection] = []
         try:
             record = look_over(path, identity.store)
-            opened += [connect(path), connect(path)]
+            opened.append(connect(path))
+            bring_up_to_date(opened[0])
+            opened.append(connect(path))
             self._writer = CommitWriter(opened[0], record)
             self._reader = opened[1]
             self._actors = ActorNumbers(self._reader)
@@ -134,14 +164,23 @@ class SqliteStorage(Storage):
         self._broken = None
         self._first_stage = self._writer.first_stage
         self._known: tuple[bytes, Record] | None = None
-        self._tally = Tally() if record is None else record.tally()
+        # Those of the writer, and of stages that are to become valid.
+        self._fences = self._writer.fences
+        self._tally = Tally() if record is None else record.tally(self._fences)
         self._tend(self._writer.due)
-        return None if record is None else record.state
+        self._await_rest()
+        if record is None:
+            return None
+        retired = read_retired(self._reader)
+        return msgspec.structs.replace(record.state, retired=retired)
 
     def close(self) -> Deferred[None]:
         writer, self._writer = self._writer, None
         if writer is None:
             return succeed(None)
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         for snapshot in list(self._snapshots):
             snapshot.close()
         for connection in (*self._idle, self._reader):
@@ -184,6 +223,8 @@ class SqliteStorage(Storage):
         unpack = self._actors.unpack
         shows = self._tally.shows
         found = [unpack(key, row[:4]) for row in rows if shows(row[4])]
+        if self._tally.standing:
+            found = [x for x in found if not self._tally.dooms(x.dot)]
         return tuple(found) if len(found) < 2 else maximal(found)
 
     def staged(self, stage: int, key: str) -> Antichain:
@@ -192,6 +233,42 @@ class SqliteStorage(Storage):
         return maximal(
             self._actors.unpack(key, row[:4]) for row in rows if row[4] == wanted
         )
+
+    def unsettled(
+        self,
+        upto: VersionVector,
+        after: Cursor,
+        *,
+        versions_max: int,
+        bytes_max: int,
+    ) -> tuple[list[str], Cursor | None]:
+        assert versions_max > 0
+        tally = self._tally
+        keys: dict[str, None] = {}
+        looked, last, room = 0, after, bytes_max
+        # One row more than wanted tells whether there is another part.
+        for dot, key, length in self._unsettled(upto, after, versions_max + 1):
+            room -= len(key.encode()) + length
+            if looked and (room < 0 or looked == versions_max):
+                return list(keys), last
+            if not (tally.standing and tally.dooms(self._actors.named(dot))):
+                keys[key] = None
+            looked, last = looked + 1, Cursor(dot)
+        return list(keys), None
+
+    def _unsettled(
+        self, upto: VersionVector, after: Cursor, limit: int
+    ) -> Iterator[tuple[int, str, int]]:
+        stages = 0, *self._tally.valid
+        for first, last in self._actors.spans(upto, {}):
+            if last > after:
+                span = max(first, after), last, limit
+                yield from heapq.merge(
+                    *(
+                        self._reader.execute(_UNSETTLED, (stage, *span)).fetchall()
+                        for stage in stages
+                    )
+                )
 
     def snapshot(self) -> SqliteSnapshot:
         connection = (
@@ -208,7 +285,10 @@ class SqliteStorage(Storage):
             raise
         if self._known is None or self._known[0] != stored:
             self._known = stored, decode_record(stored)
-        snapshot = SqliteSnapshot(self, connection, self._known[1])
+        record = self._known[1]
+        snapshot = SqliteSnapshot(
+            self, connection, record=record, tally=record.tally(self._fences)
+        )
         self._snapshots[snapshot] = None
         return snapshot
 
@@ -221,10 +301,18 @@ class SqliteStorage(Storage):
         assert writer is not None, "not open"
         # Another Deferred than the writer's: to cancel it must not undo a commit.
         done: Deferred[CommitResult] = Deferred()
+        if commit.validate is not None and commit.validate.fence is not None:
+            # A snapshot may show the commit before it is published.
+            stage = self._first_stage + commit.validate.stage
+            self._fences = {**self._fences, stage: commit.validate.fence}
 
         def publish(written: tuple[Record, Due]) -> None:
             record, due = written
-            self._tally = record.tally()
+            self._tally = record.tally(self._fences)
+            if len(self._fences) > len(self._tally.standing):
+                self._fences = {s: x.fence for s, x in self._tally.standing.items()}
+            self._wrote = True
+            self._await_rest()
             self._tend(due)
             done.callback(self._tally.result)
 
@@ -232,6 +320,26 @@ class SqliteStorage(Storage):
             publish, done.errback
         )
         return done
+
+    def rest(self) -> None:
+        """
+        Give all room back that nothing needs: nobody writes.
+
+        In slices; what is written goes in between.  Snapshots keep some of the room.
+        """
+        self._tend(Due.REST)
+
+    def _await_rest(self) -> None:
+        if self._clock is not None and self._resting is None:
+            self._resting = self._clock.callLater(REST_S, self._perhaps_rest)
+
+    def _perhaps_rest(self) -> None:
+        self._resting = None
+        if self._wrote or self._tending or self._snapshots:
+            self._wrote = False
+            self._await_rest()
+        else:
+            self.rest()
 
     def _tend(self, due: Due) -> None:
         if due and not self._tending:
@@ -243,10 +351,10 @@ class SqliteStorage(Storage):
         try:
             # One slice at a time: commits go in between.
             while due and (writer := self._writer) is not None:
-                if due is Due.SWEEP:
-                    due = await self._thread.run(partial(_swept, writer))
-                else:
+                if due is Due.CHECKPOINT:
                     due = await self._checkpoint(writer)
+                else:
+                    due = await self._thread.run(partial(_tended, writer, due))
         except DiskFull as error:
             self._log.warn("the log of the store waits: {error}", error=error)
         finally:
@@ -279,6 +387,10 @@ class SqliteStorage(Storage):
         """Make the version of a row."""
         return self._actors.unpack(key, columns)
 
+    def named(self, dot: int) -> Dot:
+        """Tell the dot of a row."""
+        return self._actors.named(dot)
+
     def spans(
         self, wanted: VersionVector, known: VersionVector
     ) -> list[tuple[int, int]]:
@@ -310,30 +422,39 @@ class SqliteSnapshot(Snapshot):
     """A read transaction that is kept open."""
 
     def __init__(
-        self, storage: SqliteStorage, connection: sqlite3.Connection, record: Record
+        self,
+        storage: SqliteStorage,
+        connection: sqlite3.Connection,
+        *,
+        record: Record,
+        tally: Tally,
     ) -> None:
         """
         Hold what ``connection`` sees.
 
         :param record: of the commit that it sees.
+        :param tally: that of the record.
         """
         self._storage = storage
         self._connection: sqlite3.Connection | None = connection
         self._record = record
+        self._tally = tally
         stages = ", ".join(str(stage) for stage, _ in record.valid)
         shown = f"stage IN (0, {stages})" if stages else "stage = 0"
-        self._select = (
-            f"{SELECT_VERSIONS}"
-            f" WHERE dot > ? AND dot <= ? AND {shown} ORDER BY dot LIMIT ?"
+        where = f"WHERE dot > ? AND dot <= ? AND {shown} ORDER BY dot LIMIT ?"
+        self._select = f"{SELECT_VERSIONS} {where}"
+        self._select_dots = (
+            f"SELECT json_group_array(dot) FROM (SELECT dot FROM version {where})"  # noqa: S608  # numbers
         )
 
     @property
     def state(self) -> ReplicaState:
+        # Without who is retired: vectors are read by those who know that.
         return self._record.state
 
     @property
     def result(self) -> CommitResult:
-        return self._record.tally().result
+        return self._tally.result
 
     @property
     def age_commits(self) -> int:
@@ -351,26 +472,69 @@ class SqliteSnapshot(Snapshot):
         unpack = self._storage.unpack
         found: list[Version] = []
         last = START
-        room = bytes_max
+        room, looks = bytes_max, versions_max * LOOKED_PER_LISTED
         # One row more than wanted tells whether there is another part.
         for row in self._rows(base, after, versions_max + 1):
-            room -= len(row[0].encode()) + len(row[2])
+            if self._tally.standing and self._dooms(row[1]):
+                looks -= 1
+                if not looks:
+                    return found, Cursor(row[1])
+                continue
+            version = unpack(row[0], row[1:])
+            room -= part_bytes(version)
             if found and (room < 0 or len(found) == versions_max):
                 return found, last
-            found.append(unpack(row[0], row[1:]))
+            found.append(version)
             last = Cursor(row[1])
         return found, None
+
+    def live(self, after: Cursor, *, dots_max: int) -> tuple[LiveDots, Cursor | None]:
+        assert dots_max > 0
+        found: LiveDots = {}
+        last, room = after, dots_max
+        for above, upto in self._spans({}, after):
+            # In one row: rows of their own take three times as long.
+            (encoded,) = self._opened.execute(
+                self._select_dots, (above, upto, room + 1)
+            ).fetchone()
+            dots = msgspec.json.decode(encoded, type=list[int])
+            actor = self._storage.named(upto)[0]
+            counters = [
+                dot & STORED_COUNTER_MAX
+                for dot in dots[:room]
+                if not (self._tally.standing and self._dooms(dot))
+            ]
+            if counters:
+                found[actor] = counters
+            if dots[:room]:
+                last = Cursor(dots[:room][-1])
+            if len(dots) > room:
+                return found, last
+            room -= len(dots)
+        return found, None
+
+    def _dooms(self, dot: int) -> bool:
+        return self._tally.dooms(self._storage.named(dot))
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise SnapshotLost("the snapshot is gone, pull again")
+        return self._connection
+
+    def _spans(self, base: VersionVector, after: Cursor) -> list[tuple[int, int]]:
+        _ = self._opened
+        spans = self._storage.spans(self._record.state.vv, base)
+        return [(max(first, after), last) for first, last in spans if last > after]
 
     def _rows(
         self, base: VersionVector, after: Cursor, limit: int
     ) -> Iterator[tuple[str, int, bytes, int, bytes | None]]:
-        connection = self._connection
-        if connection is None:
-            raise SnapshotLost("the snapshot is gone, pull again")
-        for above, upto in self._storage.spans(self._record.state.vv, base):
-            if upto <= after:
-                continue
-            rows = connection.execute(self._select, (max(above, after), upto, limit))
+        if self._tally.standing:
+            # Some of them are not to be seen.
+            limit = -1
+        for above, upto in self._spans(base, after):
+            rows = self._opened.execute(self._select, (above, upto, limit))
             try:
                 for row in rows:
                     limit -= 1
@@ -390,8 +554,8 @@ def _written(writer: CommitWriter, commit: Commit) -> tuple[Record, Due]:
     return writer.apply(commit), writer.due
 
 
-def _swept(writer: CommitWriter) -> Due:
-    writer.sweep()
+def _tended(writer: CommitWriter, due: Due) -> Due:
+    writer.tend(due)
     return writer.due
 
 

@@ -14,7 +14,6 @@ is reset, and the client would lose the answer.
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import socket
 from io import BytesIO
@@ -38,14 +37,19 @@ from twisted_kvs.core.errors import (
     BadRequest,
     KVSError,
     NotFound,
+    Overloaded,
     TooLarge,
 )
 from twisted_kvs.core.settings import Settings
+from twisted_kvs.metrics import Kind, RequestMetrics
 from twisted_kvs.signing import PEER_HEADER, PEER_PREFIX, Envelope
 
 from .admission import Admission, Place
 from .errors import answer_error, error_body, error_headers
+from .paths import ALWAYS_ADMITTED, kind_of, origin_form
 from .peer_gate import PeerGate
+from .seats import Seats, Stage
+from .shedding import REFUSAL, whole_request
 
 HEAD_BYTES_MAX = 64 * 1024
 """Of a request line and its headers; a payload in each of them fits."""
@@ -59,7 +63,12 @@ LINGER_IDLE_S = 2.0
 LINGER_S = 30.0
 """After a refusal unread input is dropped for so long, if there is any."""
 CLOSE_S = 15.0
-"""A client takes its answer within this time, or loses it."""
+"""A client takes its answer within this time, and a second more for every
+``BODY_BYTES_PER_S_MIN`` of it, or loses it."""
+SURPLUS_S = 2.0
+"""A connection beyond the limit says within this time that it is a peer's."""
+_UNTOLD = frozenset({Kind.PEER, Kind.HEALTH, Kind.METRICS})
+"""Asked again and again by machines."""
 _PEER_HEADER = PEER_HEADER.encode()
 _PEER_PREFIX = PEER_PREFIX.encode()
 
@@ -72,8 +81,14 @@ class Port(Protocol):
     settings: Settings
     gate: PeerGate
     admission: Admission
+    requests: RequestMetrics
+    seats: Seats
     closing: bool
     """True: every connection is closed as soon as it may."""
+    tells_requests: bool
+    """True: each request of a client is told in the log."""
+    draining: bool
+    """True: clients are told with their answers to come back to another node."""
     reactor: IReactorTime
 
     def getResourceFor(self, request: IRequest) -> IResource:
@@ -91,21 +106,6 @@ class RequestTimedOut(KVSError):
 
     code = "request_timed_out"
     status = 408
-
-
-class Stage(enum.Enum):
-    """What a connection is doing."""
-
-    IDLE = "idle"
-    """No request is under way."""
-    RECEIVING = "receiving"
-    """Since the first byte of a request."""
-    ANSWERING = "answering"
-    """Since the last byte of a request."""
-    LINGERING = "lingering"
-    """Everything was said; what still comes is dropped."""
-    CLOSING = "closing"
-    """Nothing is read; what was said is being sent."""
 
 
 class Request(server.Request):
@@ -130,7 +130,7 @@ class Request(server.Request):
     def begin(self, method: bytes, uri: bytes, *, version: bytes) -> None:
         """Take over the request line; called at the end of the headers."""
         self.method, self.clientproto = method, version
-        self.uri = _origin_form(uri)
+        self.uri = origin_form(uri)
         self.path, _, query = self.uri.partition(b"?")
         self.args = http.parse_qs(query, True) if query else {}
         self.content = BytesIO()
@@ -152,6 +152,7 @@ class Request(server.Request):
             except BadPeerMessage as error:
                 site.gate.complain(self.asker(), error)
                 raise
+            site.seats.seat_peer(self.channel)
             self._hash = hashlib.sha256()
             self._place = site.admission.peers.enter(length or 0)
             return
@@ -162,6 +163,10 @@ class Request(server.Request):
             raise BadRequest("the path is not UTF-8") from None
         if length is not None and length > site.settings.body_bytes_max:
             raise TooLarge(_body_too_large(site.settings))
+        if length == 0 and self.path in ALWAYS_ADMITTED:
+            return
+        site.seats.check(self.channel)
+        site.admission.turn.check()
         self._place = site.admission.clients.enter(length or 0)
 
     def asker(self) -> str:
@@ -275,16 +280,44 @@ class Request(server.Request):
             raise RuntimeError("request was finished before")
         self.leave()
         body = b"".join(self._answer)
+        if self.envelope is None:
+            try:
+                self.channel.owe(len(body))
+            except Overloaded as error:
+                body = answer_error(self, error)
+        self._count()
         set_header = self.responseHeaders.setRawHeaders
         set_header(b"Date", [http.datetimeToString()])
         if self.code not in http.NO_BODY_CODES:
             set_header(b"Content-Length", [b"%d" % len(body)])
-        if self.channel.site.closing:
+        if self.channel.site.closing or (
+            self.channel.site.draining and self.envelope is None
+        ):
+            self.channel.persistent = False
+        if self.channel.site.seats.is_surplus(self.channel):
             self.channel.persistent = False
         if not self.channel.persistent:
             set_header(b"Connection", [b"close"])
         super().write(body)
+        self.channel.answered()
         super().finish()
+
+    def _count(self) -> None:
+        kind = Kind.PEER if self.envelope else kind_of(self.method, self.path)
+        seconds, site = self.channel.answering_s, self.channel.site
+        # What was refused at once would hide how slow the rest is.
+        refused = isinstance(self._refusal, Overloaded)
+        site.requests.answered(kind, self.code, None if refused else seconds)
+        if site.tells_requests and kind not in _UNTOLD:
+            self._log.info(
+                "{asker} {method} {path}: {status} in {ms} ms",
+                asker=self.asker(),
+                method=self.method.decode("latin-1"),
+                # Without the query, which may hold a payload.
+                path=self.path.decode("latin-1"),
+                status=self.code,
+                ms=round((seconds or 0.0) * 1000, 1),
+            )
 
     def leave(self) -> None:
         """Count this request no longer."""
@@ -310,6 +343,12 @@ class Channel(http.HTTPChannel):
     _since = 0.0
     _heard = 0.0
     _received = 0
+    _head_open = False
+    _head_bytes = 0
+    """Counted, of a head that did not come in one piece."""
+    _owed_bytes = 0
+    """Counted, of answers that the client has not taken yet."""
+    _owed_until = 0.0
     _input_ends = True
     """False while the rest of a refused request may still be coming."""
 
@@ -323,13 +362,23 @@ class Channel(http.HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Let go of everything that the connection held."""
-        self.stage = Stage.CLOSING
+        self._enter(Stage.CLOSING)
+        self._forget_head()
+        self._forget_answers()
         super().connectionLost(reason)
         self.site.connection_lost(self)
 
     def _enter(self, stage: Stage) -> None:
         self.stage = stage
         self._since = self._heard = self.site.reactor.seconds()
+        self.site.seats.idles(self, stage is Stage.IDLE)
+
+    @property
+    def answering_s(self) -> float | None:
+        """Seconds since the last byte of a request; None if it has not come yet."""
+        if self.stage is not Stage.ANSWERING:
+            return None
+        return self.site.reactor.seconds() - self._since
 
     @property
     def _deaf(self) -> bool:
@@ -343,10 +392,39 @@ class Channel(http.HTTPChannel):
             self._heard = self.site.reactor.seconds()
             return
         if self.stage is Stage.IDLE:
+            if self.site.admission.turn.spent and self._shed(data):
+                return
             self._enter(Stage.RECEIVING)
             self._received = 0
+            self._head_open = True
         self._received += len(data)
         super().dataReceived(data)
+        if self._head_open and not self._deaf:
+            self._hold_head()
+
+    def _shed(self, piece: bytes) -> bool:
+        whole = whole_request(piece)
+        if whole is None or self._owed_bytes or self.site.tells_requests:
+            return False
+        self.transport.write(REFUSAL)
+        self._enter(Stage.IDLE)
+        self.site.requests.answered(kind_of(*whole), 503, None)
+        return True
+
+    def _hold_head(self) -> None:
+        more = self._received - self._head_bytes
+        try:
+            self.site.admission.heads.take(more)
+        except Overloaded as error:
+            self._refuse_unread(error)
+        else:
+            self._head_bytes += more
+
+    def _forget_head(self) -> None:
+        self._head_open = False
+        if self._head_bytes:
+            self.site.admission.heads.give_back(self._head_bytes)
+            self._head_bytes = 0
 
     def lineReceived(self, line: bytes) -> None:
         """Take a line of a request's head."""
@@ -377,13 +455,16 @@ class Channel(http.HTTPChannel):
 
     def allHeadersReceived(self) -> None:
         """Let the request in or refuse it, before its body is read."""
+        self._forget_head()
         request: Request = self.requests[-1]
         request.begin(self._command, self._path, version=self._version)
         self.persistent = self.checkPersistence(request, self._version)
         try:
             request.admit(self.length)
         except KVSError as error:
-            if self.length == 0:
+            # A small body is there with its head: to read it is cheaper for both than
+            # another connection.
+            if self.length is not None and len(self._buffer) >= self.length:
                 request.refuse_later(error)
             else:
                 self.refuse(request, error)
@@ -406,6 +487,33 @@ class Channel(http.HTTPChannel):
             self._enter(Stage.IDLE)
         super().requestDone(request)
 
+    def owe(self, length: int) -> None:
+        """
+        Count an answer of a client until it was taken.
+
+        :raises Overloaded: if clients leave too much of what they asked for.
+        """
+        self.site.admission.answers.take(length)
+        if not self._owed_bytes:
+            self._owed_until = self.site.reactor.seconds() + CLOSE_S
+        self._owed_until += length / BODY_BYTES_PER_S_MIN
+        self._owed_bytes += length
+
+    def answered(self) -> None:
+        """Forget an answer that the transport takes as a whole."""
+        if not self._waitingForTransport:
+            self._forget_answers()
+
+    def resumeProducing(self) -> None:
+        """Go on; called when the client has taken all that was said."""
+        self._forget_answers()
+        super().resumeProducing()
+
+    def _forget_answers(self) -> None:
+        if self._owed_bytes:
+            self.site.admission.answers.give_back(self._owed_bytes)
+            self._owed_bytes = 0
+
     def refuse(self, request: Request, error: KVSError) -> None:
         """Answer a request at once whose body is not read to its end."""
         self.persistent = False
@@ -418,6 +526,7 @@ class Channel(http.HTTPChannel):
             return
         for request in self.requests:
             request.leave()
+        self.site.requests.answered(Kind.OTHER, error.status, None)
         body = error_body(str(error))
         reason = http.RESPONSES.get(error.status, b"Refused")
         headers = [*error_headers(error), ("Connection", "close")]
@@ -452,7 +561,11 @@ class Channel(http.HTTPChannel):
     def check(self, now: float) -> None:
         """Give up a connection that is too slow; called every second or so."""
         age = now - self._since
-        if self.stage is Stage.IDLE:
+        if self._owed_bytes and now >= self._owed_until:
+            self.transport.abortConnection()
+        elif self.site.seats.is_surplus(self) and age >= SURPLUS_S:
+            self.turn_away()
+        elif self.stage is Stage.IDLE:
             if age >= IDLE_S:
                 self.loseConnection()
         elif self.stage is Stage.RECEIVING:
@@ -470,14 +583,18 @@ class Channel(http.HTTPChannel):
             self._input_ends = True
             self.loseConnection()
 
+    def give_way(self) -> None:
+        """Close an idle connection, for another one's sake; nobody waits for it."""
+        if self._owed_bytes:
+            self.transport.abortConnection()
+        else:
+            self.loseConnection()
+
+    def turn_away(self) -> None:
+        """Close at once, in the midst of whatever it is."""
+        self._refuse_unread(Overloaded("too many connections are open"))
+        self.transport.abortConnection()
+
 
 def _body_too_large(settings: Settings) -> str:
     return f"body of over {settings.body_bytes_max} bytes"
-
-
-def _origin_form(uri: bytes) -> bytes:
-    # Clients of proxies name the whole URL, and servers must take that (RFC 9112).
-    if uri[:7].lower() != b"http://":
-        return uri
-    at = uri.find(b"/", 7)
-    return uri[at:] if at >= 0 else b"/"

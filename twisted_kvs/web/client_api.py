@@ -121,6 +121,12 @@ class ClientApi:
         value = parsing.value_field(fields, bytes_max=self._settings.value_bytes_max)
         return _shielded(self._operations.put(key, value, payload), request)
 
+    @app.route("/kv-store/<any_characters:key>", methods=["DELETE"])
+    def delete(self, request: IRequest, key: str) -> Deferred[bytes]:
+        """Delete a key."""
+        payload = self._payload(request, _fields(request))
+        return _shielded(self._operations.delete(key, payload), request)
+
     @app.route("/kv-store/get_node_details", methods=["GET"])
     def get_node_details(self, request: IRequest) -> bytes:
         """Tell whether this node is a replica."""

@@ -42,8 +42,8 @@ RESERVED = {
     "update-view": "PUT",
 }
 """Names that are no keys, and the one method of each."""
-KEY_METHODS = ("GET", "PUT")
-_METHODS_OF_KEYS = frozenset({b"GET", b"PUT", b"DELETE"})
+KEY_METHODS = ("GET", "PUT", "DELETE")
+_METHODS_OF_KEYS = frozenset(method.encode() for method in KEY_METHODS)
 
 Fields: TypeAlias = Mapping[str, str | msgspec.Raw]
 """What a body holds by name: text of a form, or JSON text as it was received."""
@@ -118,12 +118,10 @@ def check_method(method: bytes, key: str) -> None:
     """
     own = RESERVED.get(key)
     allowed = KEY_METHODS if own is None else (own,)
-    if method in _METHODS_OF_KEYS:
-        if method.decode() in allowed:
-            return
-        if own is not None:
-            raise BadRequest(f"{key} is reserved and can only be asked with {own}")
-    raise WrongMethod(", ".join(allowed))
+    if method not in _METHODS_OF_KEYS:
+        raise WrongMethod(", ".join(allowed))
+    if method.decode() not in allowed:
+        raise BadRequest(f"{key} is reserved and can only be asked with {own}")
 
 
 def percent_decoded(text: bytes) -> bytes:

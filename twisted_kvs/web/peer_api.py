@@ -68,6 +68,7 @@ class PeerApi:
             # What says so is not signed either: nobody knows who sent this body.
             self._gate.complain(request.asker(), error)
             return answer_error(request, error)
+        self._gate.traffic.received += len(body)
         try:
             self._check(envelope)
             message = self._gate.codec.decode_request(body)

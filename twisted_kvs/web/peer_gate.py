@@ -16,6 +16,7 @@ from twisted.web.iweb import IRequest
 from twisted_kvs.core.codec import Codec
 from twisted_kvs.core.errors import BadPeerMessage, KVSError
 from twisted_kvs.core.messages import PeerAnswer, Refused
+from twisted_kvs.metrics import Traffic
 from twisted_kvs.signing import PEER_HEADER, Envelope, Signer
 
 COMPLAINT_INTERVAL_S = 10.0
@@ -70,6 +71,8 @@ class PeerGate:
         self.me = signer.me
         self._signer = signer
         self._complaints = Complaints(clock)
+        self.traffic = Traffic()
+        """Questions received, answers sent."""
 
     def open(
         self, headers: Sequence[bytes], path: bytes, length: int | None
@@ -105,6 +108,7 @@ class PeerGate:
         :returns: its body.
         """
         body = self.codec.encode(message)
+        self.traffic.sent += len(body)
         header = self._signer.sign_answer(envelope, body)
         request.responseHeaders.setRawHeaders(PEER_HEADER, [header])
         request.responseHeaders.setRawHeaders(

@@ -13,10 +13,12 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
 from twisted_kvs.core.settings import Settings
+from twisted_kvs.metrics import RequestMetrics
 
 from .admission import Admission
 from .channel import Channel, Request
 from .peer_gate import PeerGate
+from .seats import Seats
 
 SWEEP_S = 1.0
 """How often connections are looked at for being too slow."""
@@ -41,8 +43,12 @@ class Site(server.Site):
         super().__init__(resource, timeout=None, reactor=reactor)
         self.settings = settings
         self.gate = gate
-        self.admission = Admission(settings)
+        self.admission = Admission(settings, reactor)
+        self.seats = Seats(settings.connections_max)
+        self.requests = RequestMetrics()
         self.closing = False
+        self.draining = False
+        self.tells_requests = False
         self._channels: set[Channel] = set()
         self._sweep_call: IDelayedCall | None = None
         self._closed: list[Deferred[None]] = []
@@ -66,6 +72,7 @@ class Site(server.Site):
     def connection_made(self, channel: Channel) -> None:
         """Watch a connection."""
         self._channels.add(channel)
+        self.seats.arrive(channel)
         if self._sweep_call is None:
             self._sweep_call = self.reactor.callLater(SWEEP_S, self._sweep)
         if self.closing:
@@ -74,6 +81,7 @@ class Site(server.Site):
     def connection_lost(self, channel: Channel) -> None:
         """Watch a connection no longer."""
         self._channels.discard(channel)
+        self.seats.leave(channel)
         if self._channels:
             return
         if self._sweep_call is not None:
@@ -88,6 +96,10 @@ class Site(server.Site):
         self._sweep_call = self.reactor.callLater(SWEEP_S, self._sweep)
         for channel in list(self._channels):
             channel.check(now)
+
+    def drain(self) -> None:
+        """Answer on, but not ready; a client's next answer ends its connection."""
+        self.draining = True
 
     def close(self, *, grace_s: float) -> Deferred[None]:
         """

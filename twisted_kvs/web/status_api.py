@@ -17,8 +17,6 @@ from twisted_kvs.core.errors import KVSError, MethodNotAllowed
 
 from .errors import answer_error
 
-STATUS_PATH = b"/kvs/status"
-
 
 class _NotGet(MethodNotAllowed):
     allow = "GET"
