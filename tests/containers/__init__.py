@@ -1,0 +1,1 @@
+"""Tests with containers: what users deploy, and what they do to it."""
