@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from . import catch_up, idle, start, throughput, visibility
+from . import catch_up, churn, compaction, counting, idle, start, throughput, visibility
 from .observing import file_system, machine_cpu_s, machine_line
 from .processes import RunFailed, Sandbox
 from .report import Row, as_json, table
@@ -28,6 +28,8 @@ FULL: dict[str, Measurement] = {
     "catch-up": lambda box: catch_up.measure(box, catch_up.Plan()),
     "idle": lambda box: idle.measure(box, idle.Plan()),
     "start": lambda box: start.measure(box, start.Plan()),
+    "counting": lambda box: counting.measure(box, counting.Plan()),
+    "compaction": lambda box: compaction.measure(box, compaction.Plan()),
 }
 QUICK: dict[str, Measurement] = {
     "throughput": lambda box: throughput.measure(
@@ -39,6 +41,25 @@ QUICK: dict[str, Measurement] = {
     ),
     "idle": lambda box: idle.measure(box, idle.Plan(sizes=(10, 5_000), seconds=2)),
     "start": lambda box: start.measure(box, start.Plan(turns=2, keys=10_000)),
+    "counting": lambda box: counting.measure(box, counting.Plan(pairs=10)),
+    "compaction": lambda box: compaction.measure(
+        box,
+        compaction.Plan(
+            keys=10_000,
+            before_s=0,
+            load_keys=50_000,
+            turns=1,
+            seconds=0.5,
+            slice_keys=5_000,
+            churn=churn.Plan(keys=200, times=3, live=100),
+            join=catch_up.Plan(turns=1, sizes=(5_000,), forgotten=True),
+        ),
+    ),
+}
+LARGE: dict[str, Measurement] = {
+    "compaction": lambda box: compaction.measure(
+        box, compaction.Plan(keys=1_000_000, churn=churn.Plan(keys=10_000))
+    ),
 }
 
 
@@ -48,7 +69,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="python -m bench", description="Measure a node and a cluster on loopback."
     )
     parser.add_argument(
-        "--quick", action="store_true", help="smaller numbers, less than a minute"
+        "--quick", action="store_true", help="smaller numbers, about two minutes"
+    )
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="a million keys where it matters: half an hour",
     )
     parser.add_argument(
         "--only",
@@ -82,6 +108,8 @@ def main() -> int:
     if profile is not None:
         profile.mkdir(parents=True, exist_ok=True)
     chosen = QUICK if options.quick else FULL
+    if options.large:
+        chosen = chosen | LARGE
     machine = f"{machine_line()}, stores on {file_system(directory)}"
     began, busy = time.monotonic(), machine_cpu_s()
     rows: list[Row] = []

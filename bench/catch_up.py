@@ -9,6 +9,9 @@ its store has those few (see ``preload``).  The two serve, then the third is sta
 * It has the keys when its durable version vector covers them; a delta in parts becomes
   visible as a whole, so all keys come at once.  Reads of some keys, one by one, then
   prove it: 200, not stale, at that node.
+* With ``forgotten`` the two have forgotten all pasts, as if the third had been removed
+  for a while: it is below their floor and gets a full join, with the list of all that
+  is live.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ class Plan:
     turns: int = 3
     sizes: tuple[int, ...] = (20_000, 100_000)
     """Keys that were missed."""
+    forgotten: bool = False
+    """Whether what was missed takes a full join."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +75,12 @@ def measure(sandbox: Sandbox, plan: Plan) -> Iterator[Row]:
         view = sandbox.addresses(3)
         prepared = sandbox.directory / f"prepared-{missed}"
         prepared.mkdir()
-        contents = Contents(keys=missed + SHARED, shared=SHARED)
+        contents = Contents(
+            keys=missed + SHARED, shared=SHARED, forgotten=plan.forgotten
+        )
         make_stores(prepared, view, contents, holders=2)
         turns = [_turn(sandbox, view, prepared, missed) for _ in range(plan.turns)]
-        yield from _rows(missed, turns)
+        yield from _rows(missed, turns, full_join=plan.forgotten)
         shutil.rmtree(prepared)
 
 
@@ -90,13 +97,14 @@ def _turn(sandbox: Sandbox, view: list[Address], prepared: Path, missed: int) ->
     for node in others:
         node.until_serving()
     with others[0].client() as client:
-        wanted = _counters(status(client))
+        found = status(client)
+        wanted, floor = _counters(found), _counters(found, "floor")
     with AskerProcess(sandbox, Task(nodes=view, keys=missed + SHARED)) as asker:
         time.sleep(BEFORE_S)
         late.start()
         answered_at = late.ready()
         had_at, folded_at = _wait_for(late, wanted)
-        _check(late, missed + SHARED)
+        _check(late, missed + SHARED, floor)
         rss = (late.rss_bytes() / MIB, max(x.rss_bytes() for x in others) / MIB)
         waits = asker.stop()
     for node in nodes:
@@ -113,8 +121,8 @@ def _turn(sandbox: Sandbox, view: list[Address], prepared: Path, missed: int) ->
     )
 
 
-def _counters(found: dict[str, object]) -> dict[str, int]:
-    vector = found["version_vector"]
+def _counters(found: dict[str, object], name: str = "version_vector") -> dict[str, int]:
+    vector = found[name]
     assert isinstance(vector, dict)
     return vector
 
@@ -135,10 +143,13 @@ def _wait_for(late: Node, wanted: dict[str, int]) -> tuple[float, float]:
     return had_at, folded_at
 
 
-def _check(late: Node, keys: int) -> None:
+def _check(late: Node, keys: int, floor: dict[str, int]) -> None:
     rng = random.Random(keys)
     numbers = [0, keys - 1, *(rng.randrange(keys) for _ in range(CHECKED))]
     with late.client() as client:
+        reached = _counters(status(client), "floor")
+        if any(reached.get(actor, 0) < n for actor, n in floor.items()):
+            raise RunFailed(f"{late.address.name} did not take over the floor")
         for number in numbers:
             answer = client.ask(get_request(key_path(key_name(number))))
             value = json.loads(answer.body).get("value", "")
@@ -157,12 +168,13 @@ def _longest(waits: Sequence[Wait], nodes: int) -> dict[str, float]:
     return longest
 
 
-def _rows(missed: int, turns: Sequence[_Turn]) -> Iterator[Row]:
-    target = TARGETS_S.get(missed)
+def _rows(missed: int, turns: Sequence[_Turn], *, full_join: bool) -> Iterator[Row]:
+    target = None if full_join else TARGETS_S.get(missed)
+    name, after = ("full_join", " after a full join") if full_join else ("catch_up", "")
     times = [turn.from_exchange_s for turn in turns]
     yield row(
-        f"catch_up.{missed}",
-        f"{missed} missed keys there and readable",
+        f"{name}.{missed}",
+        f"{missed} missed keys there and readable{after}",
         median(times),
         unit=" s",
         at_most=target,
@@ -177,17 +189,17 @@ def _rows(missed: int, turns: Sequence[_Turn]) -> Iterator[Row]:
     longest = {name: max(turn.waits[name] for turn in turns) for name in turns[0].waits}
     failures = sum(turn.failures for turn in turns)
     yield row(
-        f"catch_up.{missed}.wait",
-        f"longest wait of a client meanwhile ({missed} keys)",
+        f"{name}.{missed}.wait",
+        f"longest wait of a client meanwhile ({missed} keys{after})",
         max(longest.values()),
         unit=" ms",
         at_most=WAIT_TARGET_MS,
-        besides=", ".join(f"{name} {ms:.0f} ms" for name, ms in longest.items())
+        besides=", ".join(f"{kind} {ms:.0f} ms" for kind, ms in longest.items())
         + f"; {failures} requests failed",
     )
     yield row(
-        f"catch_up.{missed}.rss",
-        f"memory of the replica that caught up ({missed} keys)",
+        f"{name}.{missed}.rss",
+        f"memory of the replica that caught up ({missed} keys{after})",
         median([turn.rss_mib[0] for turn in turns]),
         unit=" MiB",
         besides=f"of one that served {median([t.rss_mib[1] for t in turns]):.0f} MiB",

@@ -208,6 +208,8 @@ class Node:
             "K": str(self.replicas),
             "VIEW": ",".join(member.name for member in view),
             "IPPORT": self.address.name,
+            # Nobody is to go elsewhere.
+            "KVS_DRAIN_S": "0",
             "KVS_DATA_DIR": "" if self.directory is None else str(self.directory),
             **(self.settings or {}),
         }

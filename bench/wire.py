@@ -53,6 +53,11 @@ def put_request(path: str, value: str, payload: str = "") -> bytes:
     return _request("PUT", path, form.encode())
 
 
+def delete_request(path: str) -> bytes:
+    """Write a DELETE that has read nothing."""
+    return _request("DELETE", path, b"")
+
+
 def key_path(key: str) -> str:
     """Tell the path of a key."""
     return "/kv-store/" + quote(key)
