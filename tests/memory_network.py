@@ -216,6 +216,12 @@ class MemoryConnector:
     def connect(self) -> None:
         """Do nothing; nobody reconnects here."""
 
+    def refuse(self) -> None:
+        """Say no."""
+        self.given_up = True
+        refused = Failure(error.ConnectionRefusedError())
+        self.factory.clientConnectionFailed(self, refused)
+
     def getDestination(self) -> IPv4Address:
         """Tell where to."""
         return IPv4Address("TCP", self.host, self.port)
@@ -235,7 +241,7 @@ class MemoryNetwork(Clock):
         self.dropped: set[tuple[str, int]] = set()
         """Addresses whose connections are neither made nor refused."""
         self._servers: dict[tuple[str, int], Factory] = {}
-        self._connecting: list[MemoryConnector] = []
+        self.connecting: list[MemoryConnector] = []
 
     def listen(self, host: str, port: int, factory: Any) -> None:
         """Answer connections to an address."""
@@ -260,7 +266,7 @@ class MemoryNetwork(Clock):
         """Begin to connect; something comes of it in ``flush``."""
         connector = MemoryConnector(host, port, factory)
         factory.startedConnecting(connector)
-        self._connecting.append(connector)
+        self.connecting.append(connector)
         return connector
 
     def connect(self, host: str, port: int, client: Protocol) -> MemoryTransport:
@@ -315,10 +321,10 @@ class MemoryNetwork(Clock):
         return any(moved) or self._connect_next()
 
     def _connect_next(self) -> bool:
-        for connector in self._connecting:
+        for connector in self.connecting:
             address = connector.host, connector.port
             if connector.given_up or address not in self.dropped:
-                self._connecting.remove(connector)
+                self.connecting.remove(connector)
                 if not connector.given_up:
                     self._complete(connector)
                 return True
@@ -326,8 +332,7 @@ class MemoryNetwork(Clock):
 
     def _complete(self, connector: MemoryConnector) -> None:
         if (connector.host, connector.port) not in self._servers:
-            refused = Failure(error.ConnectionRefusedError())
-            connector.factory.clientConnectionFailed(connector, refused)
+            connector.refuse()
             return
         client = connector.factory.buildProtocol(connector.getDestination())
         self.connect(connector.host, connector.port, client)

@@ -8,6 +8,8 @@ from tests.peer_case import ANSWER, Peer, PeerCase
 from twisted_kvs.addresses import FRESH_S, RETRY_S
 from twisted_kvs.core.causality import Name
 from twisted_kvs.core.errors import BadPeerMessage, PeerUnreachable
+from twisted_kvs.operations import Reply
+from twisted_kvs.peers import CONNECTION_IDLE_S
 
 
 class NameTests(PeerCase):
@@ -41,6 +43,23 @@ class NameTests(PeerCase):
         """A host with two addresses is reached by the one that answers."""
         self.names["box_1"] = ["fd00::9", "10.0.0.3"]
         self.successResultOf(self.ask(peer=self.NAMED))
+
+    def test_an_address_that_never_answers_is_tried_last(self) -> None:
+        """A host is reached at the next try, though its first address is dead."""
+        self.names["box_1"] = ["fd00::9", "10.0.0.3"]
+        self.net.dropped.add(("fd00::9", 80))
+        self.failureResultOf(self.ask_for_a_while(1.0), PeerUnreachable)
+        self.successResultOf(self.ask_for_a_while(0.3))
+        # Also when it was looked up again, and the kept connections are closed.
+        self.net.advance(FRESH_S + CONNECTION_IDLE_S)
+        self.successResultOf(self.ask_for_a_while(0.3))
+        self.successResultOf(self.ask_for_a_while(0.3))
+
+    def ask_for_a_while(self, connect_s: float) -> Deferred[Reply]:
+        """Ask the named peer, and let that time go by."""
+        asked = self.ask(peer=self.NAMED, connect_s=connect_s)
+        self.net.advance(connect_s + 0.1)
+        return asked
 
     def test_peer_that_moved_is_found_again(self) -> None:
         """A container that got another address is reached there soon."""

@@ -29,6 +29,7 @@ from twisted_kvs.peers import (
 from twisted_kvs.signing import PEER_HEADER
 
 PROGRESS_S = 2.0
+MAKING_S = 1.0
 
 
 def forward(operation: Operation) -> Forward:
@@ -180,15 +181,111 @@ class AbsentPeerTests(PeerCase):
         self.net.advance(0.4)
         self.failureResultOf(asked, PeerUnreachable)
 
-    def test_cancelling_while_connecting_gives_up(self) -> None:
-        """Nobody connects for a question that nobody asks any more."""
+    def test_a_connection_is_not_made_for_ever(self) -> None:
+        """After a second nobody waits for a connection that nobody asks for."""
         self.net.dropped.add(("10.0.0.2", 80))
         asked = self.ask()
         asked.cancel()
         self.failureResultOf(asked, CancelledError)
+        self.net.advance(MAKING_S + 0.1)
         self.net.dropped.clear()
         self.net.flush()
         self.assertEqual(self.net.connections, [])
+
+
+class FarPeerTests(PeerCase):
+    """A peer to which connecting takes longer than a client can wait."""
+
+    def setUp(self) -> None:
+        """Begin with one question that is not answered yet, over one connection."""
+        super().setUp()
+        self.held: Deferred[PeerAnswer] = Deferred()
+        self.peer.node.answer = lambda _: self.held
+        self.first = self.ask()
+        self.peer.node.answer = lambda _: succeed(ANSWER)
+        self.net.dropped.add(("10.0.0.2", 80))
+
+    def test_a_connection_that_is_made_too_late_is_kept(self) -> None:
+        """A question that could not wait for it leaves it to the next."""
+        late = self.ask(connect_s=0.15)
+        self.net.advance(0.2)
+        self.failureResultOf(late, PeerUnreachable)
+        self.net.dropped.clear()
+        self.net.flush()
+        self.net.dropped.add(("10.0.0.2", 80))
+        self.successResultOf(self.ask(forward(Operation.PUT), connect_s=0.15))
+        self.assertEqual(len(self.net.connections), 2)
+        self.held.callback(ANSWER)
+        self.net.flush()
+        self.successResultOf(self.first)
+
+    def test_a_question_takes_what_another_needs_no_more(self) -> None:
+        """Those that wait for a connection take the first that is free, in turn."""
+        second, third = self.ask(connect_s=0.15), self.ask(connect_s=0.15)
+        self.net.advance(0.1)
+        self.held.callback(ANSWER)
+        while not second.called:
+            self.assertFalse(third.called)
+            self.assertTrue(self.net.step())
+        self.net.flush()
+        for asked in (self.first, second, third):
+            self.successResultOf(asked)
+        self.assertEqual(len(self.net.connections), 1)
+        # Theirs are kept, too.
+        self.net.dropped.clear()
+        self.net.flush()
+        self.assertEqual(self.net.open_connections, 3)
+
+    def test_a_refused_connection_fails_only_its_question(self) -> None:
+        """Another that waits may still get one."""
+        second, third = self.ask(connect_s=0.9), self.ask(connect_s=0.9)
+        refused = self.net.connecting[0]
+        refused.refuse()
+        self.net.flush()
+        self.failureResultOf(second, PeerUnreachable)
+        self.assertNoResult(third)
+        self.held.callback(ANSWER)
+        self.net.flush()
+        self.successResultOf(self.first)
+        self.successResultOf(third)
+
+    def test_what_is_found_wanting_is_given_to_nobody(self) -> None:
+        """Over a connection with a wrong answer no other question is asked."""
+        second = self.ask(forward(Operation.PUT), connect_s=0.15)
+        near, far = self.net.connections[0]
+        good = answer_to(near.deliveries[0], b"x")
+        far.write(good.removesuffix(b"x") + b"y")
+        self.net.flush()
+        self.failureResultOf(self.first, BadPeerMessage)
+        self.net.advance(0.2)
+        self.failureResultOf(second, PeerUnreachable)
+        self.assertEqual(self.net.open_connections, 0)
+
+    def test_a_kept_connection_may_prove_to_be_closed(self) -> None:
+        """Whoever got one that another needed no more is asked again over a new one."""
+        second = self.ask(connect_s=0.9)
+        self.held.callback(ANSWER)
+        while not self.first.called:
+            self.assertTrue(self.net.step())
+        self.net.connections[0][1].abortConnection()
+        self.net.dropped.clear()
+        self.net.flush()
+        self.successResultOf(self.first)
+        self.successResultOf(second)
+
+    def test_one_that_is_freed_while_the_node_stops_is_closed(self) -> None:
+        """Nothing is kept, and no connection is made, after the end."""
+        second = self.ask(connect_s=0.9)
+        self.held.callback(ANSWER)
+        while not self.first.called:
+            self.assertTrue(self.net.step())
+        closed = self.transport.close()
+        self.failureResultOf(second, PeerUnreachable)
+        self.net.dropped.clear()
+        self.net.flush()
+        self.successResultOf(closed)
+        self.successResultOf(self.first)
+        self.assertEqual(self.net.open_connections, 0)
 
 
 class SlowPeerTests(PeerCase):

@@ -89,11 +89,19 @@ class AddressBook:
             known.addresses.remove(address)
             known.addresses.insert(0, address)
 
-    def failed(self, host: str) -> None:
-        """Look a host up again soon: an address of it could not be connected to."""
+    def failed(self, host: str, address: str | None = None) -> None:
+        """
+        Look a host up again soon: an address of it did not work.
+
+        :param address: it could not be connected to: it is tried last from now on.
+        """
         known = self._hosts.get(host)
-        if known is not None:
-            known.suspect = True
+        if known is None:
+            return
+        known.suspect = True
+        if address in known.addresses:
+            known.addresses.remove(address)
+            known.addresses.append(address)
 
     def _known(self, host: str) -> _Host:
         known = self._hosts.pop(host, None) or _Host()

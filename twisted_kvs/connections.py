@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IConsumer,
     IProtocolFactory,
+    IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -80,7 +81,33 @@ class Connections:
 
 
 class PeerPool(HTTPConnectionPool):
-    """The kept connections to one peer; tells who uses which."""
+    """
+    The connections to one peer; tells who uses which.
+
+    A question for which none is kept has one made, and takes whichever is there first:
+    that one, or one that another question needs no more.  So over a long line it costs
+    a question its time, not its connection, if making one takes longer than clients
+    can wait: it is kept for the next.
+    """
+
+    def __init__(self, reactor: Any, *, kept_max: int, idle_s: int) -> None:
+        """
+        Start without any.
+
+        :param kept_max: connections that nobody uses.
+        :param idle_s: how long one is kept.
+        """
+        super().__init__(reactor, persistent=True)
+        self.maxPersistentPerHost = kept_max
+        self.cachedConnectionTimeout = idle_s
+        # Twisted would repeat what it takes for idempotent; see Conversation.
+        self.retryAutomatically = False
+        self._clock: IReactorTime = reactor
+        self._waiting: dict[Deferred[Any], None] = {}
+        """Questions without a connection, the first to come first."""
+        self._making: set[Deferred[Any]] = set()
+        self._era = 0
+        """Connections that were freed in an earlier one are not used again."""
 
     def getConnection(
         self, key: Hashable, endpoint: IStreamClientEndpoint
@@ -90,9 +117,67 @@ class PeerPool(HTTPConnectionPool):
         connection: Deferred[Any] = super().getConnection(key, endpoint)
         return connection.addCallback(user.use)
 
+    def closeCachedConnections(self) -> Deferred[None]:
+        """Close those that nobody uses."""
+        self._era += 1
+        closed: Deferred[None] = super().closeCachedConnections()
+        return closed
+
+    def close(self) -> None:
+        """Close those that nobody uses, and make no more."""
+        for making in list(self._making):
+            making.cancel()
+        self.closeCachedConnections()
+
+    def _newConnection(
+        self, key: Hashable, endpoint: IStreamClientEndpoint
+    ) -> Deferred[Any]:
+        waiting: Deferred[Any] = Deferred(lambda _: self._waiting.pop(waiting))
+        self._waiting[waiting] = None
+        making: Deferred[Any] = super()._newConnection(key, endpoint)
+        self._making.add(making)
+
+        def over(made: Any) -> None:
+            self._making.discard(making)
+            if not isinstance(made, Failure):
+                self._offer(key, made)
+            elif waiting in self._waiting:
+                del self._waiting[waiting]
+                waiting.errback(made)
+
+        making.addBoth(over)
+        return waiting
+
     def _putConnection(self, key: Hashable, connection: Any) -> None:
         # Twisted calls this at the end of every answer, also of one that has just been
-        # found wanting, further down in the stack.
+        # found wanting, further down in the stack; and before it is done with it.
+        if not self._waiting:
+            self._keep(key, connection)
+            return
+        era = self._era
+
+        def freed() -> None:
+            connection.kept = True
+            if era == self._era:
+                self._offer(key, connection)
+            else:
+                connection.transport.loseConnection()
+
+        self._clock.callLater(0, freed)
+
+    def _offer(self, key: Hashable, connection: Any) -> None:
+        """Give a connection to the question that has waited longest, or keep it."""
+        if connection.state != "QUIESCENT":
+            return
+        if self._waiting:
+            waiting = next(iter(self._waiting))
+            del self._waiting[waiting]
+            waiting.callback(connection)
+        else:
+            self._keep(key, connection)
+
+    def _keep(self, key: Hashable, connection: Any) -> None:
+        connection.kept = True
         if connection.usable:
             super()._putConnection(key, connection)
 
@@ -233,7 +318,7 @@ class WatchedFactory(Factory):
         protocol: Any = self._factory.buildProtocol(addr)
         receive, lose = protocol.dataReceived, protocol.connectionLost
         protocol.user = None
-        protocol.usable = True
+        protocol.usable, protocol.kept = True, False
 
         def data_received(data: bytes) -> None:
             user: User | None = protocol.user

@@ -73,6 +73,8 @@ class Wiring:
     signer: Signer
     codec: Codec
     addresses: AddressBook
+    making_s: float
+    """To make a connection, also where the question for it waits no more."""
     progress_s: float
     new_nonce: Callable[[], bytes]
     connections: Connections
@@ -230,7 +232,7 @@ class Conversation:
         envelope, header = signer.sign_request(
             question.peer, question.body, nonce=self._wiring.new_nonce()
         )
-        self._connection, self._fresh, self._head_bytes = None, False, 0
+        self._connection, self._head_bytes = None, 0
         self._upload = Upload(question.body, self)
         self._deadlines.connecting(question.connect_s)
         try:
@@ -301,26 +303,30 @@ class Conversation:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """Make a connection to the peer; called where none was kept."""
-        self._fresh = True
-        return ensureDeferred(self._connect(protocolFactory))
+        limit_s = max(self._question.connect_s, self._wiring.making_s)
 
-    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        def too_late(result: object, limit_s: float) -> Failure:
+            return Failure(PeerUnreachable(f"not connected within {limit_s:g} s"))
+
+        return ensureDeferred(self._connect(protocolFactory, limit_s)).addTimeout(
+            limit_s, self._wiring.reactor, too_late
+        )
+
+    async def _connect(self, factory: IProtocolFactory, limit_s: float) -> IProtocol:
         host, port = split_name(self._question.peer)
         addresses = self._wiring.addresses
         problem = "it has no address"
         watched = WatchedFactory(factory, self._wiring.connections)
         for address in await addresses.find(host):
             kind = TCP6ClientEndpoint if ":" in address else TCP4ClientEndpoint
-            endpoint = kind(
-                self._wiring.reactor, address, port, timeout=self._question.connect_s
-            )
+            endpoint = kind(self._wiring.reactor, address, port, timeout=limit_s)
             try:
                 protocol: Any = await endpoint.connect(watched)
             except (CancelledError, ConnectingCancelledError) as error:
-                addresses.failed(host)
+                addresses.failed(host, address)
                 raise CancelledError from error
             except (ConnectError, OSError) as error:
-                addresses.failed(host)
+                addresses.failed(host, address)
                 problem = f"{address}: {error}"
                 continue
             addresses.worked(host, address)
@@ -331,7 +337,7 @@ class Conversation:
 
     def use(self, connection: Any) -> Any:
         """Note the connection that the request will take, kept or new."""
-        self._connection = connection
+        self._connection, self._fresh = connection, not connection.kept
         connection.user = self
         self._deadlines.connected()
         return connection

@@ -45,11 +45,9 @@ class _Peer:
     """What is kept of one peer: connections, and what is under way."""
 
     def __init__(self, reactor: Any) -> None:
-        self.pool = PeerPool(reactor, persistent=True)
-        self.pool.maxPersistentPerHost = CONNECTIONS_KEPT_MAX
-        self.pool.cachedConnectionTimeout = CONNECTION_IDLE_S
-        # Twisted would repeat what it takes for idempotent; see Conversation.
-        self.pool.retryAutomatically = False
+        self.pool = PeerPool(
+            reactor, kept_max=CONNECTIONS_KEPT_MAX, idle_s=CONNECTION_IDLE_S
+        )
         self.conversations: set[Conversation] = set()
         self.waiting: dict[Deferred[None], None] = {}
         """Questions that wait for the end of another, the first to come first."""
@@ -85,6 +83,7 @@ class TreqTransport:
             signer=signer,
             codec=codec,
             addresses=AddressBook(reactor, lookup=lookup or thread_lookup(reactor)),
+            making_s=settings.gossip_connect_s,
             progress_s=settings.gossip_progress_s,
             new_nonce=partial(secrets.token_bytes, NONCE_BYTES),
             connections=self._connections,
@@ -161,7 +160,7 @@ class TreqTransport:
                     if conversation.connected
                     else PeerUnreachable("this node is stopping")
                 )
-            peer.pool.closeCachedConnections()
+            peer.pool.close()
         return self._connections.gone()
 
     def _known(self, peer: Name) -> _Peer:
@@ -171,7 +170,7 @@ class TreqTransport:
             name for name, other in self._peers.items() if not other.conversations
         ]
         for name in unused[: max(0, len(self._peers) + 1 - PEERS_MAX)]:
-            self._peers.pop(name).pool.closeCachedConnections()
+            self._peers.pop(name).pool.close()
         self._peers[peer] = known
         return known
 

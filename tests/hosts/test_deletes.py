@@ -24,8 +24,8 @@ class DeleteTests(HostCase):
         deleted = elsewhere.delete("gone", payload)
         self.assertEqual(deleted.status, 200, deleted.fields)
         self.assertEqual(elsewhere.delete("beaten", payload).status, 200)
-        self.assert_shows(elsewhere.get("gone", deleted.payload), None)
-        self.assert_shows(away.within.get("gone", payload), "value")
+        self.assert_shows(elsewhere, "gone", None, deleted.payload)
+        self.assert_shows(away.within, "gone", "value", payload)
         # Concurrent with the delete, and later by the clock.
         self.write(away.within, "beaten", "later", payload)
         self.network.connect(away)

@@ -24,7 +24,7 @@ class LifeTests(HostCase):
         # At once and at every other node, what was acknowledged can be read.
         for host in others:
             access = self.network.over(host)
-            self.assert_shows(access.get("mine", mine.payload), "mine")
+            self.assert_shows(access, "mine", "mine", mine.payload)
         for host in others:
             self.wait_replicas(host, self.names[1:])
         access = self.network.over(others[0])
@@ -46,7 +46,7 @@ class LifeTests(HostCase):
         self.process(killed).kill()
         shutil.rmtree(disk(self.process(killed)))
         start_all([self.process(killed)])
-        self.assert_shows(killed.within.get("key0", last.payload), "key0")
+        self.assert_shows(killed.within, "key0", "key0", last.payload)
         self.write(killed.within, "key1", "again", last.payload)
         shown = self.wait_agreed(keys)
         self.assertEqual(shown, {key: key for key in keys} | {"key1": "again"})
@@ -68,7 +68,7 @@ class LifeTests(HostCase):
         self.wait_settled()
         for host in self.hosts:
             for key, value in expected.items():
-                self.assert_shows(host.within.get(key, payload), value)
+                self.assert_shows(host.within, key, value, payload)
         self.assert_data_agree()
 
     def test_a_paused_replica_wakes_up_to_the_present(self) -> None:
@@ -85,7 +85,7 @@ class LifeTests(HostCase):
         ):
             way = ways[count % 3]
             last = self.write(way, "key", f"{count}", last.payload)
-            self.assert_shows(way.get("key", last.payload), f"{count}")
+            self.assert_shows(way, "key", f"{count}", last.payload)
             count += 1
         self.process(paused).resume()
         self.assert_fresh_or_marked(paused, "key", f"{count - 1}", last)
