@@ -343,6 +343,7 @@ class Membership:
         :raises BadRequest: where the change is none; nothing was changed.
         """
         cluster = self._cluster
+        deadline = cluster.now() + cluster.settings.request_s
         if name == cluster.me and not cluster.view.entries and kind == "add":
             return 0, 1
         if kind == "remove":
@@ -351,7 +352,7 @@ class Membership:
         probed = set(cluster.peers)
         if adding and name != cluster.me:
             probed.add(name)
-        answers = await self._probe(sorted(probed))
+        answers = await self._probe(sorted(probed), deadline)
         view = cluster.view
         if adding and name != cluster.me:
             view = self._checked_newcomer(name, answers[name])
@@ -369,13 +370,13 @@ class Membership:
         self.settle()
         try:
             await cluster.committer.durable(commit).addTimeout(
-                cluster.settings.probe_s, cluster.clock
+                self._limit_s(deadline), cluster.clock
             )
         except DeferredTimeoutError:
             raise Overloaded(
                 "the disk is slow: the change may or may not be kept, ask again"
             ) from None
-        await self._tell(sorted(told), dead)
+        await self._tell(sorted(told), dead, deadline)
         # As of now: another node may have added one at the same time.
         number = cluster.view.numbers.get(name, 0)
         return number, len((told | {cluster.me}) & (view.members or {cluster.me}))
@@ -405,11 +406,18 @@ class Membership:
             )
         return mine.join(theirs)
 
-    async def _probe(self, peers: list[Name]) -> dict[Name, PeerAnswer | PeerError]:
-        hello = Hello(self._cluster.header())
-        return await self._ask_all(peers, hello)
+    def _limit_s(self, deadline: float) -> float:
+        """Seconds that a step of ``update_view`` may take."""
+        left = deadline - self._cluster.now()
+        return max(0.0, min(self._cluster.settings.probe_s, left))
 
-    async def _tell(self, peers: list[Name], dead: list[Name]) -> None:
+    async def _probe(
+        self, peers: list[Name], deadline: float
+    ) -> dict[Name, PeerAnswer | PeerError]:
+        hello = Hello(self._cluster.header())
+        return await self._ask_all(peers, hello, self._limit_s(deadline))
+
+    async def _tell(self, peers: list[Name], dead: list[Name], deadline: float) -> None:
         cluster = self._cluster
         tell = Tell(
             header=cluster.header(),
@@ -417,10 +425,10 @@ class Membership:
             replica_count=cluster.replica.replica_count,
             dead=dead,
         )
-        await self._ask_all(peers, tell)
+        await self._ask_all(peers, tell, self._limit_s(deadline))
 
     async def _ask_all(
-        self, peers: list[Name], request: PeerRequest
+        self, peers: list[Name], request: PeerRequest, limit_s: float
     ) -> dict[Name, PeerAnswer | PeerError]:
         cluster = self._cluster
 
@@ -429,8 +437,8 @@ class Membership:
                 return await cluster.ask(
                     peer,
                     request,
-                    connect_s=cluster.settings.probe_s,
-                    total_s=cluster.settings.probe_s,
+                    connect_s=limit_s,
+                    total_s=limit_s,
                 )
             except PeerError as error:
                 return error

@@ -449,6 +449,18 @@ class ViewTests(ClusterCase):
         self.assertRaises(BadRequest, self.change_view, 0, "remove", one)
         self.assertEqual(self.node(0).cluster.view.order, (one,))
 
+    def test_nodes_that_are_far_are_added_and_told(self) -> None:
+        """0.4 s there and back: nobody is taken for dead, and it takes no second."""
+        self.start(2)
+        self.cluster.start_alone(FRESH)
+        self.cluster.network.faults.delay_s = (0.2, 0.21)
+        began = self.cluster.clock.seconds()
+        added = self.change_view(0, "add", FRESH)
+        self.assertLess(self.cluster.clock.seconds() - began, 1.0)
+        self.assertEqual(added["number_of_nodes"], 3)
+        for name in (*self.names, FRESH):
+            self.assertEqual(self.cluster.nodes[name].cluster.view.order[2], FRESH)
+
     def test_both_sides_of_a_partition_may_add(self) -> None:
         """The views of both sides are joined, and nobody is lost."""
         self.start(4)

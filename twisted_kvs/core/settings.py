@@ -82,8 +82,9 @@ class Settings:
     """A member that is believed dead is dialled so often."""
     demotion_s: float = 30.0
     """A node that left the list of replicas goes on pulling for so long."""
-    probe_s: float = 0.3
-    """update_view probes all members at once for so long, then tells them."""
+    probe_s: float = 0.45
+    """Each step of update_view takes so long at most, and all together ``request_s``:
+    all members are probed at once, the change is committed, they are told at once."""
 
     # Deltas and pushes (R7, R8).
     delta_part_versions_max: int = 1000
