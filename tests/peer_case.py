@@ -15,12 +15,19 @@ from twisted.web.resource import Resource
 from tests.memory_network import MemoryNetwork
 from twisted_kvs.core.causality import Actor, Name
 from twisted_kvs.core.codec import Codec
-from twisted_kvs.core.messages import NextPart, PartAnswer, PeerAnswer, PeerRequest
+from twisted_kvs.core.messages import (
+    Forward,
+    NextPart,
+    Operation,
+    PartAnswer,
+    PeerAnswer,
+    PeerRequest,
+)
 from twisted_kvs.core.settings import Settings
 from twisted_kvs.core.versions import Version
 from twisted_kvs.operations import Reply
 from twisted_kvs.peers import TreqTransport
-from twisted_kvs.signing import Signer
+from twisted_kvs.signing import PEER_HEADER, Signer
 from twisted_kvs.web.peer_api import PeerApi
 from twisted_kvs.web.peer_gate import PeerGate
 from twisted_kvs.web.server import Root, Site, make_site
@@ -41,6 +48,13 @@ def version(counter: int, *, size: int = 100) -> Version:
         value=random.Random(counter).randbytes(size),
         ts=1,
         past={},
+    )
+
+
+def forward(operation: Operation) -> Forward:
+    """Make a forwarded request."""
+    return Forward(
+        operation=operation, key="k", vector={}, lamport=0, seen={}, budget_ms=400
     )
 
 
@@ -166,3 +180,21 @@ class PeerCase(SynchronousTestCase):
             self.assertEqual((lane.requests, lane.body_bytes), (0, 0))
         self.assertEqual(self.net.getDelayedCalls(), [])
         self.assertEqual(self.flushLoggedErrors(), [])
+
+
+def answer_to(request: bytes, body: bytes, *, key: bytes = KEY) -> bytes:
+    """Write the signed answer of the peer, whatever its body."""
+    signer_there = Peer(MemoryNetwork(), PEER, key).signer
+    head = request.split(b"\r\n\r\n")[0].decode()
+    headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
+    lower = {name.lower(): value for name, value in headers.items()}
+    verifier = Peer(MemoryNetwork(), PEER).signer
+    envelope = verifier.verify_request(
+        [lower[PEER_HEADER.lower()].encode()], head.split(" ")[1].encode()
+    )
+    return b"HTTP/1.1 200 OK\r\n%b: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+        PEER_HEADER.encode(),
+        signer_there.sign_answer(envelope, body),
+        len(body),
+        body,
+    )

@@ -6,14 +6,21 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
-from tests.memory_network import MemoryNetwork
-from tests.peer_case import ANSWER, ASK, KEY, ME, PEER, Peer, PeerCase, Silent, version
+from tests.peer_case import (
+    ANSWER,
+    ASK,
+    ME,
+    PEER,
+    Peer,
+    PeerCase,
+    Silent,
+    answer_to,
+    version,
+)
 from twisted_kvs.core.causality import Name
 from twisted_kvs.core.codec import Codec
 from twisted_kvs.core.errors import BadPeerMessage, PeerTimedOut, PeerUnreachable
 from twisted_kvs.core.messages import (
-    Forward,
-    Operation,
     PartAnswer,
     PeerAnswer,
     PeerRequest,
@@ -26,17 +33,9 @@ from twisted_kvs.peers import (
     PEERS_MAX,
     QUESTIONS_MAX,
 )
-from twisted_kvs.signing import PEER_HEADER
 
 PROGRESS_S = 2.0
 MAKING_S = 1.0
-
-
-def forward(operation: Operation) -> Forward:
-    """Make a forwarded request."""
-    return Forward(
-        operation=operation, key="k", vector={}, lamport=0, seen={}, budget_ms=400
-    )
 
 
 class GoodPeerTests(PeerCase):
@@ -193,101 +192,6 @@ class AbsentPeerTests(PeerCase):
         self.assertEqual(self.net.connections, [])
 
 
-class FarPeerTests(PeerCase):
-    """A peer to which connecting takes longer than a client can wait."""
-
-    def setUp(self) -> None:
-        """Begin with one question that is not answered yet, over one connection."""
-        super().setUp()
-        self.held: Deferred[PeerAnswer] = Deferred()
-        self.peer.node.answer = lambda _: self.held
-        self.first = self.ask()
-        self.peer.node.answer = lambda _: succeed(ANSWER)
-        self.net.dropped.add(("10.0.0.2", 80))
-
-    def test_a_connection_that_is_made_too_late_is_kept(self) -> None:
-        """A question that could not wait for it leaves it to the next."""
-        late = self.ask(connect_s=0.15)
-        self.net.advance(0.2)
-        self.failureResultOf(late, PeerUnreachable)
-        self.net.dropped.clear()
-        self.net.flush()
-        self.net.dropped.add(("10.0.0.2", 80))
-        self.successResultOf(self.ask(forward(Operation.PUT), connect_s=0.15))
-        self.assertEqual(len(self.net.connections), 2)
-        self.held.callback(ANSWER)
-        self.net.flush()
-        self.successResultOf(self.first)
-
-    def test_a_question_takes_what_another_needs_no_more(self) -> None:
-        """Those that wait for a connection take the first that is free, in turn."""
-        second, third = self.ask(connect_s=0.15), self.ask(connect_s=0.15)
-        self.net.advance(0.1)
-        self.held.callback(ANSWER)
-        while not second.called:
-            self.assertFalse(third.called)
-            self.assertTrue(self.net.step())
-        self.net.flush()
-        for asked in (self.first, second, third):
-            self.successResultOf(asked)
-        self.assertEqual(len(self.net.connections), 1)
-        # Theirs are kept, too.
-        self.net.dropped.clear()
-        self.net.flush()
-        self.assertEqual(self.net.open_connections, 3)
-
-    def test_a_refused_connection_fails_only_its_question(self) -> None:
-        """Another that waits may still get one."""
-        second, third = self.ask(connect_s=0.9), self.ask(connect_s=0.9)
-        refused = self.net.connecting[0]
-        refused.refuse()
-        self.net.flush()
-        self.failureResultOf(second, PeerUnreachable)
-        self.assertNoResult(third)
-        self.held.callback(ANSWER)
-        self.net.flush()
-        self.successResultOf(self.first)
-        self.successResultOf(third)
-
-    def test_what_is_found_wanting_is_given_to_nobody(self) -> None:
-        """Over a connection with a wrong answer no other question is asked."""
-        second = self.ask(forward(Operation.PUT), connect_s=0.15)
-        near, far = self.net.connections[0]
-        good = answer_to(near.deliveries[0], b"x")
-        far.write(good.removesuffix(b"x") + b"y")
-        self.net.flush()
-        self.failureResultOf(self.first, BadPeerMessage)
-        self.net.advance(0.2)
-        self.failureResultOf(second, PeerUnreachable)
-        self.assertEqual(self.net.open_connections, 0)
-
-    def test_a_kept_connection_may_prove_to_be_closed(self) -> None:
-        """Whoever got one that another needed no more is asked again over a new one."""
-        second = self.ask(connect_s=0.9)
-        self.held.callback(ANSWER)
-        while not self.first.called:
-            self.assertTrue(self.net.step())
-        self.net.connections[0][1].abortConnection()
-        self.net.dropped.clear()
-        self.net.flush()
-        self.successResultOf(self.first)
-        self.successResultOf(second)
-
-    def test_one_that_is_freed_while_the_node_stops_is_closed(self) -> None:
-        """Nothing is kept, and no connection is made, after the end."""
-        second = self.ask(connect_s=0.9)
-        self.held.callback(ANSWER)
-        while not self.first.called:
-            self.assertTrue(self.net.step())
-        closed = self.transport.close()
-        self.failureResultOf(second, PeerUnreachable)
-        self.net.dropped.clear()
-        self.net.flush()
-        self.successResultOf(closed)
-        self.successResultOf(self.first)
-        self.assertEqual(self.net.open_connections, 0)
-
-
 class SlowPeerTests(PeerCase):
     """A peer that stalls, wherever it does: perhaps sent."""
 
@@ -421,88 +325,6 @@ class SlowPeerTests(PeerCase):
         self.net.flush()
         self.successResultOf(closed)
         self.failureResultOf(self.ask(), PeerUnreachable)
-
-
-class KeptConnectionTests(PeerCase):
-    """Kept connections that the peer has closed."""
-
-    def close_while_asked(self, request: PeerRequest) -> Deferred[Any]:
-        """Ask on a kept connection that is closed before the request arrives."""
-        self.successResultOf(self.ask())
-        self.net.connections[-1][1].abortConnection()
-        return self.ask(request)
-
-    def test_idempotent_question_is_asked_again(self) -> None:
-        """A connection closed meanwhile is no reason to believe a peer silent."""
-        for request in (ASK, forward(Operation.GET), Push(lamport=0, versions=[])):
-            self.successResultOf(self.close_while_asked(request))
-        self.assertEqual(len(self.peer.node.asked), 6)
-
-    def test_all_kept_connections_may_be_closed(self) -> None:
-        """After a restart of the peer none of its connections is good."""
-        held: list[Deferred[PeerAnswer]] = []
-
-        def hold(_: PeerRequest) -> Deferred[PeerAnswer]:
-            held.append(Deferred())
-            return held[-1]
-
-        self.peer.node.answer = hold
-        asked = [self.ask() for _ in range(3)]
-        for deferred in held:
-            deferred.callback(ANSWER)
-        self.net.flush()
-        for question in asked:
-            self.successResultOf(question)
-        self.peer.node.answer = lambda _: succeed(ANSWER)
-        for _, far in self.net.connections:
-            far.abortConnection()
-        self.successResultOf(self.ask())
-
-    def test_write_is_not_asked_again(self) -> None:
-        """What may not be done twice is left to who asked."""
-        for write in (forward(Operation.PUT), forward(Operation.DELETE)):
-            self.failureResultOf(self.close_while_asked(write), PeerTimedOut)
-        self.assertEqual([request for _, _, request in self.peer.node.asked], [ASK] * 2)
-
-    def test_connection_closed_in_peace_is_noticed(self) -> None:
-        """A connection that was closed a while ago is not used for a write."""
-        self.successResultOf(self.ask())
-        self.net.connections[0][1].loseConnection()
-        self.net.flush()
-        self.successResultOf(self.ask(forward(Operation.PUT)))
-
-    def test_peer_that_always_hangs_up_is_asked_once(self) -> None:
-        """A fresh connection that is lost is an answer of its own."""
-        made = self.serve(lambda: Silent(closes=True))
-        self.failureResultOf(self.ask(), PeerTimedOut)
-        self.assertEqual(len(made), 1)
-
-    def test_repeated_question_has_the_same_limit(self) -> None:
-        """Asking again takes no longer than asking."""
-        self.successResultOf(self.ask())
-        self.net.dropped.add(("10.0.0.2", 80))
-        self.net.connections[0][1].abortConnection()
-        asked = self.ask(connect_s=0.5, total_s=1)
-        self.net.advance(0.6)
-        self.failureResultOf(asked, PeerUnreachable)
-
-
-def answer_to(request: bytes, body: bytes, *, key: bytes = KEY) -> bytes:
-    """Write the signed answer of the peer, whatever its body."""
-    signer_there = Peer(MemoryNetwork(), PEER, key).signer
-    head = request.split(b"\r\n\r\n")[0].decode()
-    headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:])
-    lower = {name.lower(): value for name, value in headers.items()}
-    verifier = Peer(MemoryNetwork(), PEER).signer
-    envelope = verifier.verify_request(
-        [lower[PEER_HEADER.lower()].encode()], head.split(" ")[1].encode()
-    )
-    return b"HTTP/1.1 200 OK\r\n%b: %b\r\nContent-Length: %d\r\n\r\n%b" % (
-        PEER_HEADER.encode(),
-        signer_there.sign_answer(envelope, body),
-        len(body),
-        body,
-    )
 
 
 class BadPeerTests(PeerCase):

@@ -78,7 +78,7 @@ def _draw_fault(rng: random.Random, kind: str, hosts: int, length_s: float) -> F
         ends_s=min(length_s, begins_s + rng.uniform(0.2, 0.8) * length_s),
         hours=rng.choice(HOURS),
         quality=Quality(
-            delay_ms=rng.choice((0, 10, 50)),
+            delay_ms=rng.choice((0, 10, 50, 100)),
             jitter_ms=rng.choice((1, 20)),
             loss=rng.choice((0, 5, 25)),
             doubled=rng.choice((0, 10)),
