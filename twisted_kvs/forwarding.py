@@ -239,10 +239,10 @@ class _HedgedRead:
             self._result.callback(None)
 
     def _stop(self) -> None:
+        # Those that are under way end by themselves: HTTP/1.1 calls off a request only
+        # by closing its connection, and over a long line each read would close one.
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        for trying in list(self._running):
-            trying.cancel()
 
 
 def _all_overloaded(refusals: list[Refused], asked: int) -> None:

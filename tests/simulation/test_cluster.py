@@ -8,13 +8,17 @@ import sys
 from collections import Counter
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.simulation.cluster_case import ClusterCase
 from tests.simulation.histories import CLOCKS, CUTS, KILLS, NOISE, REQUESTS, seeded
+from twisted_kvs.core.causality import Name
 from twisted_kvs.core.errors import StorageFull
+from twisted_kvs.core.messages import PeerRequest
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
+from twisted_kvs.operations import Reply
 from twisted_kvs.simulation.storm import Storm
 
 FRESH = parse_name("10.0.0.99:8080")
@@ -281,6 +285,35 @@ class RoleTests(ClusterCase):
             minted[self.dot(answer)] += 1
         self.assertEqual(set(minted), set(self.names[:3]))
         self.assertLessEqual(max(minted.values()) - min(minted.values()), 4)
+
+    def test_a_slow_replica_is_not_waited_for(self) -> None:
+        """Another is asked besides after 0.2 s; the first question goes on."""
+        self.start(4)
+        client = self.client()
+        client.put(self.names[0], "k", "v")
+        self.cluster.advance(3)
+        asked: list[tuple[Name, Deferred[Reply]]] = []
+        transport = self.node(3).cluster.transport
+        ask = transport.ask
+
+        def noted(peer: Name, request: PeerRequest, **limits: float) -> Deferred[Reply]:
+            asked.append((peer, ask(peer, request, **limits)))
+            return asked[-1][1]
+
+        self.patch(transport, "ask", noted)
+        began = self.cluster.clock.seconds()
+        reading = self.node(3).get("k", self.payload(client))
+        [(slow, first)] = asked
+        self.storm.do_pause(self.names.index(slow), 300)
+        answer = self.cluster.wait(reading)
+        self.assertEqual(answer.status, 200)
+        self.assertNotIn("KVS-Stale", dict(answer.headers))
+        taken_s = self.cluster.clock.seconds() - began
+        self.assertTrue(0.2 <= taken_s < 0.25, taken_s)
+        self.assertFalse(first.called)
+        self.cluster.advance(0.15)
+        self.assertTrue(first.called)
+        self.assertFalse(self.node(3).cluster.skipped(slow))
 
     def test_replicas_spread_requests_where_they_should(self) -> None:
         """With --spread the same holds whichever node is asked."""
