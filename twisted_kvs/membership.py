@@ -369,8 +369,9 @@ class Membership:
             cluster.liveness.found_dead(peer, cluster.now())
         self.settle()
         try:
+            # Those who are told should have time to answer.
             await cluster.committer.durable(commit).addTimeout(
-                self._limit_s(deadline), cluster.clock
+                self._limit_s(deadline, share=2 / 3), cluster.clock
             )
         except DeferredTimeoutError:
             raise Overloaded(
@@ -406,10 +407,10 @@ class Membership:
             )
         return mine.join(theirs)
 
-    def _limit_s(self, deadline: float) -> float:
-        """Seconds that a step of ``update_view`` may take."""
+    def _limit_s(self, deadline: float, *, share: float = 1.0) -> float:
+        """Seconds that a step of ``update_view`` may take: a share of what is left."""
         left = deadline - self._cluster.now()
-        return max(0.0, min(self._cluster.settings.probe_s, left))
+        return max(0.0, min(self._cluster.settings.probe_s, left * share))
 
     async def _probe(
         self, peers: list[Name], deadline: float

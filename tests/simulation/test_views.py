@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.simulation.cluster_case import ClusterCase
-from twisted_kvs.core.errors import BadRequest, Removed
+from twisted_kvs.core.errors import BadRequest, Overloaded, Removed
 from twisted_kvs.core.names import parse_name
 
 FRESH = parse_name("10.0.0.99:8080")
@@ -95,6 +95,42 @@ class ViewTests(ClusterCase):
         self.assertEqual(added["number_of_nodes"], 3)
         for name in (*self.names, FRESH):
             self.assertEqual(self.cluster.nodes[name].cluster.view.order[2], FRESH)
+
+    def test_a_slow_disk_and_a_silent_member_take_no_second_together(self) -> None:
+        """All that answer are told before the answer, although a member does not."""
+        self.start(4)
+        one, two, three, four = self.names
+        self.cluster.advance(5)
+        self.cluster.disks[one].delay_s = (0.28, 0.29)
+        self.cluster.network.faults.delay_s = (0.02, 0.021)
+        self.cluster.network.cut(one, three)
+        began = self.cluster.clock.seconds()
+        self.change_view(0, "remove", four)
+        self.assertLess(self.cluster.clock.seconds() - began, 1.0)
+        self.assertNotIn(four, self.cluster.nodes[two].cluster.view.members)
+
+    def test_a_disk_that_is_too_slow_is_told_in_time(self) -> None:
+        """Not before those who answered could have been told."""
+        self.start(4)
+        one, _, three, four = self.names
+        self.cluster.advance(5)
+        self.cluster.disks[one].delay_s = (0.44, 0.445)
+        self.cluster.network.cut(one, three)
+        began = self.cluster.clock.seconds()
+        self.assertRaises(Overloaded, self.change_view, 0, "remove", four)
+        self.assertLess(self.cluster.clock.seconds() - began, 0.9)
+
+    def test_members_fall_silent_while_a_change_is_made(self) -> None:
+        """Who is not reached any more is not waited for beyond the second."""
+        self.start(4)
+        one, two, three, four = self.names
+        self.cluster.advance(5)
+        self.cluster.disks[one].delay_s = (0.28, 0.29)
+        self.cluster.network.cut(one, three)
+        began = self.cluster.clock.seconds()
+        self.cluster.clock.callLater(0.3, self.cluster.network.cut, one, two)
+        self.change_view(0, "remove", four)
+        self.assertLess(self.cluster.clock.seconds() - began, 0.91)
 
     def test_both_sides_of_a_partition_may_add(self) -> None:
         """The views of both sides are joined, and nobody is lost."""

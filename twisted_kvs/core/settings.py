@@ -70,6 +70,7 @@ class Settings:
     gossip_jitter: float = 0.2
     """A round starts after the interval, more or less this fraction of it."""
     gossip_connect_s: float = 1.0
+    """Whoever asked for a connection, it goes on being made for so long."""
     gossip_progress_s: float = 2.0
     """An exchange without progress for so long is given up."""
     gossip_total_s: float = 30.0
@@ -84,7 +85,8 @@ class Settings:
     """A node that left the list of replicas goes on pulling for so long."""
     probe_s: float = 0.45
     """Each step of update_view takes so long at most, and all together ``request_s``:
-    all members are probed at once, the change is committed, they are told at once."""
+    all members are probed at once, the change is committed (in two thirds of what is
+    left), they are told at once."""
 
     # Deltas and pushes (R7, R8).
     delta_part_versions_max: int = 1000
