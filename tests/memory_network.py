@@ -200,8 +200,11 @@ class MemoryTransport:
 class MemoryConnector:
     """An attempt to connect."""
 
-    def __init__(self, host: str, port: int, factory: Any) -> None:
+    def __init__(
+        self, network: MemoryNetwork, host: str, port: int, factory: Any
+    ) -> None:
         """Begin."""
+        self.network = network
         self.host, self.port, self.factory = host, port, factory
         self.given_up = False
 
@@ -215,6 +218,11 @@ class MemoryConnector:
 
     def connect(self) -> None:
         """Do nothing; nobody reconnects here."""
+
+    def succeed(self) -> None:
+        """Connect, whatever is dropped."""
+        self.given_up = True
+        self.network.complete(self)
 
     def refuse(self) -> None:
         """Say no."""
@@ -242,6 +250,7 @@ class MemoryNetwork(Clock):
         """Addresses whose connections are neither made nor refused."""
         self._servers: dict[tuple[str, int], Factory] = {}
         self.connecting: list[MemoryConnector] = []
+        """Attempts of which nothing has come yet, those that were given up included."""
 
     def listen(self, host: str, port: int, factory: Any) -> None:
         """Answer connections to an address."""
@@ -264,7 +273,7 @@ class MemoryNetwork(Clock):
         bindAddress: Any = None,
     ) -> MemoryConnector:
         """Begin to connect; something comes of it in ``flush``."""
-        connector = MemoryConnector(host, port, factory)
+        connector = MemoryConnector(self, host, port, factory)
         factory.startedConnecting(connector)
         self.connecting.append(connector)
         return connector
@@ -326,11 +335,12 @@ class MemoryNetwork(Clock):
             if connector.given_up or address not in self.dropped:
                 self.connecting.remove(connector)
                 if not connector.given_up:
-                    self._complete(connector)
+                    self.complete(connector)
                 return True
         return False
 
-    def _complete(self, connector: MemoryConnector) -> None:
+    def complete(self, connector: MemoryConnector) -> None:
+        """Let something come of an attempt."""
         if (connector.host, connector.port) not in self._servers:
             connector.refuse()
             return

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from tests.peer_case import ANSWER, ASK, PeerCase, Silent, answer_to, forward
 from twisted_kvs.core.errors import BadPeerMessage, PeerTimedOut, PeerUnreachable
 from twisted_kvs.core.messages import Operation, PeerAnswer, PeerRequest, Push
+from twisted_kvs.peers import CONNECTIONS_KEPT_MAX, QUESTIONS_MAX
 
 
 class FarPeerTests(PeerCase):
@@ -55,17 +56,57 @@ class FarPeerTests(PeerCase):
         self.assertEqual(self.net.open_connections, 3)
 
     def test_a_refused_connection_fails_only_its_question(self) -> None:
-        """Another that waits may still get one."""
+        """Another that waits, for longer even, may still get one."""
         second, third = self.ask(connect_s=0.9), self.ask(connect_s=0.9)
-        refused = self.net.connecting[0]
-        refused.refuse()
+        self.net.connecting[1].refuse()
         self.net.flush()
-        self.failureResultOf(second, PeerUnreachable)
-        self.assertNoResult(third)
+        self.failureResultOf(third, PeerUnreachable)
+        self.assertNoResult(second)
         self.held.callback(ANSWER)
         self.net.flush()
         self.successResultOf(self.first)
+        self.successResultOf(second)
+
+    def test_a_question_is_not_left_without_a_connection(self) -> None:
+        """What is made for one is not taken by another that may wait in vain then."""
+        second, third = self.ask(connect_s=0.9), self.ask(connect_s=0.9)
+        self.net.connecting[1].succeed()
+        self.net.connecting[0].refuse()
+        self.net.flush()
         self.successResultOf(third)
+        self.failureResultOf(second, PeerUnreachable)
+        self.held.callback(ANSWER)
+        self.net.flush()
+        self.successResultOf(self.first)
+
+    def test_connections_that_are_being_made_are_limited(self) -> None:
+        """However many questions come and go while a peer is silent."""
+        for _ in range(3 * QUESTIONS_MAX):
+            asked = self.ask(connect_s=0.15)
+            asked.cancel()
+            self.failureResultOf(asked, CancelledError)
+        making = [c for c in self.net.connecting if not c.given_up]
+        self.assertEqual(len(making), QUESTIONS_MAX)
+        # Who asks beyond them shares what comes of them.
+        asked = self.ask(connect_s=0.15)
+        self.net.dropped.clear()
+        self.net.flush()
+        self.successResultOf(asked)
+        self.assertEqual(self.net.open_connections, 1 + CONNECTIONS_KEPT_MAX)
+        self.held.callback(ANSWER)
+        self.net.flush()
+        self.successResultOf(self.first)
+
+    def test_a_patient_question_has_its_connection_made_for_longer(self) -> None:
+        """What may wait for more than a second is waited for."""
+        asked = self.ask(connect_s=3)
+        self.net.advance(1.5)
+        self.net.dropped.clear()
+        self.net.flush()
+        self.successResultOf(asked)
+        self.held.callback(ANSWER)
+        self.net.flush()
+        self.successResultOf(self.first)
 
     def test_what_is_found_wanting_is_given_to_nobody(self) -> None:
         """Over a connection with a wrong answer no other question is asked."""
@@ -79,8 +120,34 @@ class FarPeerTests(PeerCase):
         self.failureResultOf(second, PeerUnreachable)
         self.assertEqual(self.net.open_connections, 0)
 
+    def test_one_that_ended_within_a_wrong_answer_is_given_to_nobody(self) -> None:
+        """Also where head and body came in one piece."""
+        second = self.ask(forward(Operation.PUT), connect_s=0.15)
+        near, far = self.net.connections[0]
+        good = answer_to(near.deliveries[0], b"x")
+        far.write(good.replace(b"200 OK", b"503 Busy"))
+        self.net.flush()
+        self.failureResultOf(self.first, BadPeerMessage)
+        self.assertNoResult(second)
+        self.net.advance(0.2)
+        self.failureResultOf(second, PeerUnreachable)
+
+    def test_one_that_was_lost_meanwhile_is_not_kept(self) -> None:
+        """Nor given to a question: another is made for that."""
+        second = self.ask(forward(Operation.PUT), connect_s=0.9)
+        self.held.callback(ANSWER)
+        while not self.first.called:
+            self.assertTrue(self.net.step())
+        near, far = self.net.connections[0]
+        far.abortConnection()
+        near.step()
+        self.net.dropped.clear()
+        self.net.flush()
+        self.successResultOf(self.first)
+        self.successResultOf(second)
+
     def test_a_kept_connection_may_prove_to_be_closed(self) -> None:
-        """Whoever got one that another needed no more is asked again over a new one."""
+        """Who got one that another needed no more may ask again."""
         second = self.ask(connect_s=0.9)
         self.held.callback(ANSWER)
         while not self.first.called:
@@ -120,6 +187,35 @@ class KeptConnectionTests(PeerCase):
         for request in (ASK, forward(Operation.GET), Push(lamport=0, versions=[])):
             self.successResultOf(self.close_while_asked(request))
         self.assertEqual(len(self.peer.node.asked), 6)
+
+    def test_one_that_is_freed_later_may_be_closed_too(self) -> None:
+        """A question that lost two kept connections is asked over a new one."""
+        held: list[Deferred[PeerAnswer]] = []
+
+        def hold(_: PeerRequest) -> Deferred[PeerAnswer]:
+            held.append(Deferred())
+            return held[-1]
+
+        self.peer.node.answer = hold
+        warming = [self.ask(), self.ask()]
+        while held:
+            held.pop().callback(ANSWER)
+        self.net.flush()
+        for asked in warming:
+            self.successResultOf(asked)
+        first, second = self.ask(), self.ask()
+        (near, far), (_, other) = self.net.connections
+        self.peer.node.answer = lambda _: succeed(ANSWER)
+        far.abortConnection()
+        while near.connected:
+            self.assertTrue(self.net.step())
+        held[1].callback(ANSWER)
+        while not second.called:
+            self.assertTrue(self.net.step())
+        other.abortConnection()
+        self.net.flush()
+        self.successResultOf(first)
+        self.successResultOf(second)
 
     def test_all_kept_connections_may_be_closed(self) -> None:
         """After a restart of the peer none of its connections is good."""

@@ -21,6 +21,7 @@ from twisted_kvs.core.causality import Name
 from twisted_kvs.core.codec import Codec
 from twisted_kvs.core.errors import BadPeerMessage, PeerTimedOut, PeerUnreachable
 from twisted_kvs.core.messages import (
+    NextPart,
     PartAnswer,
     PeerAnswer,
     PeerRequest,
@@ -130,6 +131,47 @@ class GoodPeerTests(PeerCase):
         for question in asked:
             self.successResultOf(question)
 
+    def test_who_comes_later_does_not_overtake(self) -> None:
+        """A place that is free goes to the question that has waited longest."""
+        self.peer.node.answer = lambda _: Deferred()
+        asked = [self.ask() for _ in range(QUESTIONS_MAX)]
+        waiting = self.ask(NextPart(session=1, index=2))
+        asked[0].cancel()
+        self.failureResultOf(asked.pop(0), CancelledError)
+        late = self.ask(NextPart(session=1, index=3))
+        self.assertEqual(
+            [request for _, _, request in self.peer.node.asked[QUESTIONS_MAX:]],
+            [NextPart(session=1, index=2)],
+        )
+        self.net.advance(PROGRESS_S + 0.1)
+        for question in (*asked, waiting):
+            self.failureResultOf(question, PeerTimedOut)
+        self.failureResultOf(late, PeerUnreachable)
+
+    def test_a_burst_that_fails_fails_as_one(self) -> None:
+        """Where all questions end at once the next may, too; no place is lost."""
+        found: Deferred[list[str]] = Deferred()
+        self.transport._wiring.addresses._lookup = lambda _: found
+        name = Name("box:80")
+        asked = [self.ask(peer=name, connect_s=1) for _ in range(10 * QUESTIONS_MAX)]
+        self.net.advance(0.9)
+        found.errback(OSError("no such name"))
+        self.net.advance(1)
+        for question in asked:
+            self.failureResultOf(question, PeerUnreachable)
+        # All places are free again.
+        self.transport._wiring.addresses._lookup = lambda _: succeed(["10.0.0.2"])
+        self.net.advance(1)
+        named = Peer(self.net, name)
+        self.net.listen("10.0.0.2", 80, named.site)
+        named.node.answer = lambda _: Deferred()
+        asked = [self.ask(peer=name) for _ in range(QUESTIONS_MAX)]
+        self.net.advance(0.1)
+        self.assertEqual(len(named.node.asked), QUESTIONS_MAX)
+        self.net.advance(PROGRESS_S)
+        for question in asked:
+            self.failureResultOf(question, PeerTimedOut)
+
     def test_questions_in_the_queue_end_when_the_node_stops(self) -> None:
         """A node that stops keeps nobody waiting for a turn."""
         self.peer.node.answer = lambda _: Deferred()
@@ -148,6 +190,16 @@ class GoodPeerTests(PeerCase):
         self.net.flush()
         self.assertEqual(self.net.open_connections, PEERS_MAX)
 
+    def test_connections_to_many_peers_are_not_being_made_at_once(self) -> None:
+        """Nor goes a node on for peers of which it will remember nothing."""
+        for number in range(PEERS_MAX + 10):
+            self.net.dropped.add((f"10.0.1.{number}", 80))
+            asked = self.ask(peer=Name(f"10.0.1.{number}:80"))
+            asked.cancel()
+            self.failureResultOf(asked, CancelledError)
+        making = [c for c in self.net.connecting if not c.given_up]
+        self.assertEqual(len(making), PEERS_MAX)
+
     def test_ipv6_peers_are_reached(self) -> None:
         """A peer may have an IPv6 address."""
         name = Name("[fd00::2]:81")
@@ -164,7 +216,7 @@ class AbsentPeerTests(PeerCase):
         self.failureResultOf(self.ask(), PeerUnreachable)
 
     def test_connecting_has_a_limit(self) -> None:
-        """A connection that is not made in time is given up, and not later."""
+        """A question for which no connection is made in time is given up."""
         self.net.dropped.add(("10.0.0.2", 80))
         asked = self.ask(connect_s=0.3)
         self.net.advance(0.2)

@@ -35,7 +35,8 @@ Lookup = Callable[[str], "Deferred[list[str]]"]
 @dataclass(slots=True)
 class _Host:
     addresses: list[str] = field(default_factory=list)
-    """The one that was connected to last, or the resolver's favourite, first."""
+    """First the one that was connected to last, or the resolver's favourite; last those
+    that could not be connected to since."""
     looked_up: float = float("-inf")
     """When the last look-up ended."""
     suspect: bool = False

@@ -85,16 +85,20 @@ class PeerPool(HTTPConnectionPool):
     The connections to one peer; tells who uses which.
 
     A question for which none is kept has one made, and takes whichever is there first:
-    that one, or one that another question needs no more.  So over a long line it costs
-    a question its time, not its connection, if making one takes longer than clients
-    can wait: it is kept for the next.
+    that one, or one that nobody else needs.  So over a long line it costs a question
+    its time, not its connection, if making one takes longer than it may wait: the
+    connection is kept for the next.
     """
 
-    def __init__(self, reactor: Any, *, kept_max: int, idle_s: int) -> None:
+    def __init__(
+        self, reactor: Any, *, kept_max: int, making_max: int, idle_s: int
+    ) -> None:
         """
         Start without any.
 
         :param kept_max: connections that nobody uses.
+        :param making_max: connections that are being made; who asks beyond them waits
+            for one of those.
         :param idle_s: how long one is kept.
         """
         super().__init__(reactor, persistent=True)
@@ -103,6 +107,7 @@ class PeerPool(HTTPConnectionPool):
         # Twisted would repeat what it takes for idempotent; see Conversation.
         self.retryAutomatically = False
         self._clock: IReactorTime = reactor
+        self._making_max = making_max
         self._waiting: dict[Deferred[Any], None] = {}
         """Questions without a connection, the first to come first."""
         self._making: set[Deferred[Any]] = set()
@@ -124,7 +129,7 @@ class PeerPool(HTTPConnectionPool):
         return closed
 
     def close(self) -> None:
-        """Close those that nobody uses, and make no more."""
+        """Close those that nobody uses, and give up those that are being made."""
         for making in list(self._making):
             making.cancel()
         self.closeCachedConnections()
@@ -134,16 +139,19 @@ class PeerPool(HTTPConnectionPool):
     ) -> Deferred[Any]:
         waiting: Deferred[Any] = Deferred(lambda _: self._waiting.pop(waiting))
         self._waiting[waiting] = None
+        if len(self._making) >= self._making_max:
+            return waiting
         making: Deferred[Any] = super()._newConnection(key, endpoint)
         self._making.add(making)
 
         def over(made: Any) -> None:
             self._making.discard(making)
-            if not isinstance(made, Failure):
-                self._offer(key, made)
-            elif waiting in self._waiting:
+            if waiting in self._waiting:
+                # Its own first: otherwise nobody makes one for it.
                 del self._waiting[waiting]
-                waiting.errback(made)
+                waiting.callback(made)
+            elif not isinstance(made, Failure):
+                self._offer(key, made)
 
         making.addBoth(over)
         return waiting
@@ -167,7 +175,7 @@ class PeerPool(HTTPConnectionPool):
 
     def _offer(self, key: Hashable, connection: Any) -> None:
         """Give a connection to the question that has waited longest, or keep it."""
-        if connection.state != "QUIESCENT":
+        if connection.state != "QUIESCENT" or not connection.usable:
             return
         if self._waiting:
             waiting = next(iter(self._waiting))

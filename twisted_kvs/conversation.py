@@ -2,7 +2,8 @@
 One question to a peer: connect, send, wait, verify, all within its limits.
 
 Invariant: it ends once, and when it has ended its timer is stopped and its connection
-is either back in the pool, whole, or closed.
+is either back in the pool, whole, or closed.  One that is still being made for it goes
+to the pool.
 
 A client's own time-outs end where the headers of an answer begin, and some clients
 repeat what was not answered; so time, size and repetition are counted here.
@@ -215,17 +216,18 @@ class Conversation:
     # What happens on the way.
 
     async def _ask(self) -> Reply:
-        try:
-            return await self._attempt()
-        except PeerTimedOut as error:
-            # A kept connection may have been closed at the other end just now.  One
-            # that was made for this question, or answered in part, is another matter.
-            lost_unanswered = isinstance(error.__cause__, _UNANSWERED)
-            if self._fresh or not lost_unanswered or not self._question.repeatable:
-                raise
-        # The others are of the same age.
-        self.pool.closeCachedConnections()
-        return await self._attempt()
+        while True:
+            try:
+                return await self._attempt()
+            except PeerTimedOut as error:
+                # A kept connection may have been closed at the other end just now.  One
+                # that was made for this question, or answered in part, is another
+                # matter.
+                lost_unanswered = isinstance(error.__cause__, _UNANSWERED)
+                if self._fresh or not lost_unanswered or not self._question.repeatable:
+                    raise
+            # The others are of the same age.
+            self.pool.closeCachedConnections()
 
     async def _attempt(self) -> Reply:
         question, signer = self._question, self._wiring.signer

@@ -5,7 +5,7 @@ Invariants.  Every question ends within its limits, request and answer with thei
 included, with an answer that was verified or with one of three errors: certainly not
 sent, perhaps sent, not understood.  What was cut off leaves no connection behind that
 could be used again.  Nothing is sent twice that does harm twice: only a question that
-is idempotent is repeated, once, when a kept connection proves to have been closed.
+is idempotent is repeated, when a kept connection proves to have been closed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from .metrics import Traffic
 from .operations import Reply
 from .signing import NONCE_BYTES, Signer
 
-CONNECTIONS_KEPT_MAX = 8
+CONNECTIONS_KEPT_MAX = 16
 """Idle ones, per peer; more are made when more questions are under way."""
 CONNECTION_IDLE_S = 30
 """Shorter than what the other end keeps them, so that it is us who close."""
 QUESTIONS_MAX = 64
-"""Under way to one peer; others wait for their turn."""
+"""Under way to one peer; others wait for their turn.  Of connections, as many are being
+made at most, some of them for questions that wait no more."""
 PEERS_MAX = 64
 """Whose connections are kept, besides those in use."""
 
@@ -46,7 +47,10 @@ class _Peer:
 
     def __init__(self, reactor: Any) -> None:
         self.pool = PeerPool(
-            reactor, kept_max=CONNECTIONS_KEPT_MAX, idle_s=CONNECTION_IDLE_S
+            reactor,
+            kept_max=CONNECTIONS_KEPT_MAX,
+            making_max=QUESTIONS_MAX,
+            idle_s=CONNECTION_IDLE_S,
         )
         self.conversations: set[Conversation] = set()
         self.waiting: dict[Deferred[None], None] = {}
@@ -106,7 +110,7 @@ class TreqTransport:
             connect_s=connect_s,
             total_s=total_s,
         )
-        if len(known.conversations) >= QUESTIONS_MAX:
+        if len(known.conversations) >= QUESTIONS_MAX or known.waiting:
             return ensureDeferred(self._in_turn(known, question))
         return self._converse(known, question)
 
@@ -117,10 +121,15 @@ class TreqTransport:
         def over(result: Any) -> Any:
             known.conversations.discard(conversation)
             if known.waiting:
-                next(iter(known.waiting)).callback(None)
+                # In a turn of its own: where all fail at once the next may, too.
+                self._reactor.callLater(0, self._next, known)
             return result
 
         return conversation.start().addBoth(over)
+
+    def _next(self, known: _Peer) -> None:
+        if known.waiting:
+            next(iter(known.waiting)).callback(None)
 
     async def _in_turn(self, known: _Peer, question: Question) -> Reply:
         """Wait for a place, which counts as connecting: a burst is no failure."""
