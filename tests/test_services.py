@@ -9,14 +9,17 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from twisted_kvs.core.causality import Name
 from twisted_kvs.core.errors import StoreRefused
 from twisted_kvs.core.messages import ReplicaState
 from twisted_kvs.core.replica import Replica
 from twisted_kvs.core.view import ReplicaCount, View
+from twisted_kvs.logs import as_text
 from twisted_kvs.options import DRAIN_DEFAULT_S
 from twisted_kvs.services import (
     STOP_CONNECTIONS_S,
@@ -423,7 +426,7 @@ class Words(SynchronousTestCase):
         )
         self.assertIn("memory only", line)
         self.assertIn("K not given", line)
-        self.assertIn("waits to be added", line)
+        self.assertIn("view not given", line)
 
     def test_end_process(self) -> None:
         """A node that must not go on logs why and ends at once with status 1."""
@@ -431,3 +434,23 @@ class Words(SynchronousTestCase):
         end_process(Failure(OSError("disk")), exit_process=statuses.append)
         self.assertEqual(statuses, [1])
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+
+    def test_end_without_a_store(self) -> None:
+        """What happened to the store is told in one line, without a traceback."""
+        lines: list[str] = []
+
+        @implementer(ILogObserver)
+        def observer(event: LogEvent) -> None:
+            lines.append(as_text(event))
+
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        failure = Failure(StoreRefused("/data/kvs.sqlite: was removed while in use"))
+        end_process(failure, exit_process=lambda status: None)
+        [line] = lines
+        self.assertTrue(
+            line.endswith(
+                "this node must not go on: /data/kvs.sqlite: was removed while in use\n"
+            ),
+            line,
+        )

@@ -46,8 +46,9 @@ class Committer:
 
         :param stored: the state record that is durable now.
         :param published: called for every durable commit, before its waiters.
-        :param fatal: called when a commit failed for another reason than a full disk:
-            the process must end, it cannot know what is on its disk.
+        :param fatal: called when a commit failed for another reason than a full disk,
+            or the store proves unusable: the process must end, it cannot know what is
+            on its disk.
         """
         self._replica = replica
         self._storage = storage
@@ -69,6 +70,7 @@ class Committer:
         self.commits = 0
         self.metrics = CommitMetrics()
         self._began = 0.0
+        storage.when_broken(self._broken)
         self.waiting_bytes = 0
         """Bytes of values that were minted and are not durable yet."""
 

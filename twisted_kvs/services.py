@@ -392,7 +392,7 @@ def start_line(
     first_view: Iterable[Name],
 ) -> str:
     """Say what a node was started with."""
-    view = ",".join(first_view) or "none, waits to be added"
+    view = ",".join(first_view) or "not given"
     return (
         f"node {me} listens on {listen}, data in {directory or 'memory only'}, "
         f"K {replica_count or 'not given'}, view {view}"
@@ -408,7 +408,11 @@ def end_process(
     Nothing is stopped in order, since every more turn of the reactor could send an
     answer.  What was acknowledged is on disk; the log's observers write unbuffered.
     """
+    log = Logger()
     try:
-        Logger().failure("this node must not go on", failure)
+        if failure.check(StoreRefused):
+            log.critical("this node must not go on: {error}", error=failure.value)
+        else:
+            log.failure("this node must not go on", failure)
     finally:
         exit_process(1)

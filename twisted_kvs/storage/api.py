@@ -15,9 +15,11 @@ Invariants, checked by one contract suite for all implementations:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NewType, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from ..core.causality import DOT_COUNTER_MAX, VersionVector
 from ..core.errors import KVSError
@@ -161,6 +163,14 @@ class Storage(VersionReader, Protocol):
         :returns: the keys, each once, in the order of their versions' dots; and where
             the next part begins, None after the last.
         """
+
+    def when_broken(self, told: Callable[[Failure], None]) -> None:
+        """
+        Tell somebody, once, if the store proves unusable beside commits.
+
+        The node must not go on then.  A store that has no such end tells nobody.
+        """
+        return
 
     def commit(self, commit: Commit) -> Deferred[CommitResult]:
         """

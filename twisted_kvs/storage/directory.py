@@ -146,6 +146,16 @@ class StoreDirectory:
             raise self._refused(error) from error
         return identity
 
+    def check_in_place(self) -> None:
+        """
+        See that the directory, which this process has, was not removed meanwhile.
+
+        :raises StoreRefused: if it was, or the database.
+        """
+        assert self._lock is not None
+        if not os.fstat(self._lock).st_nlink or not self.database.exists():
+            raise StoreRefused(f"{self.database}: was removed while in use")
+
     def release(self) -> None:
         """Let other processes have the directory."""
         if self._lock is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,25 +27,18 @@ from twisted.python.failure import Failure
 
 from ..core.causality import Dot, Name, VersionVector
 from ..core.errors import DiskFull, StoreRefused
-from ..core.fence import LiveDots
 from ..core.messages import Commit, CommitResult, ReplicaState
 from ..core.versions import Antichain, Version, maximal
 from .api import (
-    LOOKED_PER_LISTED,
-    START,
-    STORED_COUNTER_MAX,
     Cursor,
-    Snapshot,
-    SnapshotLost,
     Storage,
-    part_bytes,
 )
 from .directory import StoreDirectory
+from .reading import reads
 from .rows import ActorNumbers
 from .schema import (
     IS_UNSETTLED,
     LOG_KEPT_BYTES,
-    SELECT_VERSIONS,
     SNAPSHOT_CACHE_KIB,
     Record,
     bring_up_to_date,
@@ -55,6 +48,7 @@ from .schema import (
     read_record,
     read_retired,
 )
+from .snapshot import SqliteSnapshot
 from .tally import Tally
 from .thread import CallRunner
 from .writing import CommitWriter, Due, work_off_log
@@ -134,6 +128,7 @@ class SqliteStorage(Storage):
         self._tending = False
         self._tended: Deferred[None] = succeed(None)
         self._broken: Failure | None = None
+        self._tell_broken: Callable[[Failure], None] = lambda failure: None
         self._snapshots: dict[SqliteSnapshot, None] = {}
         self._idle: list[sqlite3.Connection] = []
 
@@ -216,6 +211,7 @@ class SqliteStorage(Storage):
     def count(self) -> int:
         return self._tally.visible
 
+    @reads
     def versions(self, key: str) -> Antichain:
         rows = self._reader.execute(_OF_KEY, (key,)).fetchall()
         if not rows:
@@ -227,6 +223,7 @@ class SqliteStorage(Storage):
             found = [x for x in found if not self._tally.dooms(x.dot)]
         return tuple(found) if len(found) < 2 else maximal(found)
 
+    @reads
     def staged(self, stage: int, key: str) -> Antichain:
         rows = self._reader.execute(_OF_KEY, (key,)).fetchall()
         wanted = self._first_stage + stage
@@ -234,6 +231,7 @@ class SqliteStorage(Storage):
             self._actors.unpack(key, row[:4]) for row in rows if row[4] == wanted
         )
 
+    @reads
     def unsettled(
         self,
         upto: VersionVector,
@@ -270,6 +268,7 @@ class SqliteStorage(Storage):
                     )
                 )
 
+    @reads
     def snapshot(self) -> SqliteSnapshot:
         connection = (
             self._idle.pop()
@@ -316,9 +315,9 @@ class SqliteStorage(Storage):
             self._tend(due)
             done.callback(self._tally.result)
 
-        self._thread.run(partial(_written, writer, commit)).addCallbacks(
-            publish, done.errback
-        )
+        self._thread.run(
+            partial(_written, writer, commit, self._directory)
+        ).addCallbacks(publish, done.errback)
         return done
 
     def rest(self) -> None:
@@ -345,7 +344,7 @@ class SqliteStorage(Storage):
         if due and not self._tending:
             self._tending = True
             self._tended = ensureDeferred(self._tend_while(due))
-            self._tended.addErrback(self._break)
+            self._tended.addErrback(self._untended)
 
     async def _tend_while(self, due: Due) -> None:
         try:
@@ -370,10 +369,25 @@ class SqliteStorage(Storage):
             self._lose_snapshots(log_bytes)
         return due
 
-    def _break(self, failure: Failure) -> None:
-        # The next commit fails with it: the node must not go on.
+    def _untended(self, failure: Failure) -> None:
         self._log.failure("the store cannot be tended", failure=failure)
-        self._broken = failure
+        self._break(failure)
+
+    def cannot_read(self, error: sqlite3.DatabaseError) -> None:
+        """Take note that the database is damaged."""
+        damaged = StoreRefused(f"{self._directory.database}: damaged: {error}")
+        self._break(Failure(damaged))
+
+    def _break(self, failure: Failure) -> None:
+        # Commits fail with it, too.
+        if self._broken is None:
+            self._broken = failure
+            self._tell_broken(failure)
+
+    def when_broken(self, told: Callable[[Failure], None]) -> None:
+        self._tell_broken = told
+        if self._broken is not None:
+            told(self._broken)
 
     # For snapshots.
 
@@ -418,140 +432,13 @@ class SqliteStorage(Storage):
             snapshot.close()
 
 
-class SqliteSnapshot(Snapshot):
-    """A read transaction that is kept open."""
-
-    def __init__(
-        self,
-        storage: SqliteStorage,
-        connection: sqlite3.Connection,
-        *,
-        record: Record,
-        tally: Tally,
-    ) -> None:
-        """
-        Hold what ``connection`` sees.
-
-        :param record: of the commit that it sees.
-        :param tally: that of the record.
-        """
-        self._storage = storage
-        self._connection: sqlite3.Connection | None = connection
-        self._record = record
-        self._tally = tally
-        stages = ", ".join(str(stage) for stage, _ in record.valid)
-        shown = f"stage IN (0, {stages})" if stages else "stage = 0"
-        where = f"WHERE dot > ? AND dot <= ? AND {shown} ORDER BY dot LIMIT ?"
-        self._select = f"{SELECT_VERSIONS} {where}"
-        self._select_dots = (
-            f"SELECT json_group_array(dot) FROM (SELECT dot FROM version {where})"  # noqa: S608  # numbers
-        )
-
-    @property
-    def state(self) -> ReplicaState:
-        # Without who is retired: vectors are read by those who know that.
-        return self._record.state
-
-    @property
-    def result(self) -> CommitResult:
-        return self._tally.result
-
-    @property
-    def age_commits(self) -> int:
-        return self._storage.commits_since(self._record.serial)
-
-    def missing(
-        self,
-        base: VersionVector,
-        after: Cursor,
-        *,
-        versions_max: int,
-        bytes_max: int,
-    ) -> tuple[list[Version], Cursor | None]:
-        assert versions_max > 0
-        unpack = self._storage.unpack
-        found: list[Version] = []
-        last = START
-        room, looks = bytes_max, versions_max * LOOKED_PER_LISTED
-        # One row more than wanted tells whether there is another part.
-        for row in self._rows(base, after, versions_max + 1):
-            if self._tally.standing and self._dooms(row[1]):
-                looks -= 1
-                if not looks:
-                    return found, Cursor(row[1])
-                continue
-            version = unpack(row[0], row[1:])
-            room -= part_bytes(version)
-            if found and (room < 0 or len(found) == versions_max):
-                return found, last
-            found.append(version)
-            last = Cursor(row[1])
-        return found, None
-
-    def live(self, after: Cursor, *, dots_max: int) -> tuple[LiveDots, Cursor | None]:
-        assert dots_max > 0
-        found: LiveDots = {}
-        last, room = after, dots_max
-        for above, upto in self._spans({}, after):
-            # In one row: rows of their own take three times as long.
-            (encoded,) = self._opened.execute(
-                self._select_dots, (above, upto, room + 1)
-            ).fetchone()
-            dots = msgspec.json.decode(encoded, type=list[int])
-            actor = self._storage.named(upto)[0]
-            counters = [
-                dot & STORED_COUNTER_MAX
-                for dot in dots[:room]
-                if not (self._tally.standing and self._dooms(dot))
-            ]
-            if counters:
-                found[actor] = counters
-            if dots[:room]:
-                last = Cursor(dots[:room][-1])
-            if len(dots) > room:
-                return found, last
-            room -= len(dots)
-        return found, None
-
-    def _dooms(self, dot: int) -> bool:
-        return self._tally.dooms(self._storage.named(dot))
-
-    @property
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise SnapshotLost("the snapshot is gone, pull again")
-        return self._connection
-
-    def _spans(self, base: VersionVector, after: Cursor) -> list[tuple[int, int]]:
-        _ = self._opened
-        spans = self._storage.spans(self._record.state.vv, base)
-        return [(max(first, after), last) for first, last in spans if last > after]
-
-    def _rows(
-        self, base: VersionVector, after: Cursor, limit: int
-    ) -> Iterator[tuple[str, int, bytes, int, bytes | None]]:
-        if self._tally.standing:
-            # Some of them are not to be seen.
-            limit = -1
-        for above, upto in self._spans(base, after):
-            rows = self._opened.execute(self._select, (above, upto, limit))
-            try:
-                for row in rows:
-                    limit -= 1
-                    yield row
-            finally:
-                rows.close()
-            if not limit:
-                return
-
-    def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._storage.give_back(self, connection)
-
-
-def _written(writer: CommitWriter, commit: Commit) -> tuple[Record, Due]:
-    return writer.apply(commit), writer.due
+def _written(
+    writer: CommitWriter, commit: Commit, directory: StoreDirectory
+) -> tuple[Record, Due]:
+    record = writer.apply(commit)
+    # What is in a file without a name is gone with the process.
+    directory.check_in_place()
+    return record, writer.due
 
 
 def _tended(writer: CommitWriter, due: Due) -> Due:
