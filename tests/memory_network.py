@@ -224,10 +224,10 @@ class MemoryConnector:
         self.given_up = True
         self.network.complete(self)
 
-    def refuse(self) -> None:
+    def refuse(self, why: Failure | None = None) -> None:
         """Say no."""
         self.given_up = True
-        refused = Failure(error.ConnectionRefusedError())
+        refused = why or Failure(error.ConnectionRefusedError())
         self.factory.clientConnectionFailed(self, refused)
 
     def getDestination(self) -> IPv4Address:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from errno import EPIPE
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import click
 from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
@@ -121,6 +123,22 @@ class Commands(SynchronousTestCase):
         result = self.run_kvs("get", "k")
         self.assertEqual((result.exit_code, result.stdout), (0, "grüezi\n"))
         self.assertEqual(self.node.asked[0][1], "/kv-store/k")
+
+    def test_get_what_colours_a_terminal(self) -> None:
+        """A value is not changed, whoever reads it."""
+        self.node.then(200, WRITTEN | {"value": "\x1b[31mred\x1b[0m"})
+        self.assertEqual(self.run_kvs("get", "k").stdout, "\x1b[31mred\x1b[0m\n")
+
+    def test_get_for_nobody(self) -> None:
+        """Who reads no more is no error that is told."""
+
+        def gone(*args: object, **kwargs: object) -> None:
+            raise BrokenPipeError(EPIPE, "Broken pipe")
+
+        self.patch(click, "echo", gone)
+        self.node.then(200, WRITTEN | {"value": "v"})
+        result = self.run_kvs("get", "k")
+        self.assertEqual((result.exit_code, result.output), (1, ""))
 
     def test_get_other_values(self) -> None:
         """What is no text is printed as JSON."""

@@ -18,6 +18,7 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web._newclient import HTTPClientParser
 
 from twisted_kvs.logs import (
     LEVELS,
@@ -186,6 +187,19 @@ class LevelTests(LogCase):
         observer = style.filtered(style.observer(self.out))
         Logger(namespace="stderr", observer=observer).error("kvs: no")
         self.assertEqual(len(self.lines), 1)
+
+    def test_a_talkative_peer(self) -> None:
+        """Useless lines of what answers at a peer's port are not told one by one."""
+        namespace = "twisted.web._newclient.HTTPClientParser"
+        for level, lines in (("debug", 1), ("warn", 1), ("critical", 0)):
+            self.out = io.StringIO()
+            style = LogStyle(level=level)
+            observer = style.filtered(style.observer(self.out))
+            log = Logger(namespace=namespace, observer=observer)
+            log.info("Ignoring unexpected {code} response", code=100)
+            log.warn("something else")
+            self.assertEqual(len(self.lines), lines, level)
+        self.assertEqual(HTTPClientParser._log.namespace, namespace)
 
 
 class DestinationTests(SynchronousTestCase):

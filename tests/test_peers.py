@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectError, ConnectionDone
+from twisted.python.failure import Failure
 
 from tests.peer_case import (
     ANSWER,
@@ -214,6 +216,17 @@ class AbsentPeerTests(PeerCase):
         """Where nobody listens is said at once."""
         self.net.stop("10.0.0.2", 80)
         self.failureResultOf(self.ask(), PeerUnreachable)
+
+    def test_why_there_is_no_connection_is_told_in_words(self) -> None:
+        """Also where Twisted quotes the failure that its error comes from."""
+        self.net.dropped.add(("10.0.0.2", 80))
+        asked = self.ask()
+        [connecting] = self.net.connecting
+        connecting.refuse(Failure(ConnectError(string=Failure(ConnectionDone()))))
+        self.net.flush()
+        said = str(self.failureResultOf(asked, PeerUnreachable).value)
+        self.assertTrue(said.startswith("cannot connect to 10.0.0.2:80: 10.0.0.2: "))
+        self.assertNotIn("Failure", said)
 
     def test_connecting_has_a_limit(self) -> None:
         """A question for which no connection is made in time is given up."""

@@ -119,6 +119,9 @@ def _one_line_errors() -> Iterator[None]:
     except NoNodeReached as error:
         hint = "; say where one is with --node or KVS_NODE"
         raise click.ClickException(str(error) + hint) from None
+    except BrokenPipeError:
+        # Nobody reads on: click ends without a word, as others do.
+        raise
     except (KVSError, OSError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
 
@@ -191,7 +194,9 @@ def get(
             return value if isinstance(value, str) else json.dumps(value)
 
         try:
-            click.echo(_in_session(ask, nodes, payload_file, work))
+            # As bytes: of texts click takes away what colours them, when no terminal
+            # reads it, and a value is printed as it was written.
+            click.echo(_in_session(ask, nodes, payload_file, work).encode())
         except NotFound:
             raise click.ClickException(f"no value for {key!r}") from None
 

@@ -329,7 +329,8 @@ class Conversation:
                 raise CancelledError from error
             except (ConnectError, OSError) as error:
                 addresses.failed(host, address)
-                problem = f"{address}: {error}"
+                # Some of Twisted's errors quote the failure that they come from.
+                problem = f"{address}: {str(error).partition(': [Failure')[0]}"
                 continue
             addresses.worked(host, address)
             if ITCPTransport.providedBy(protocol.transport):

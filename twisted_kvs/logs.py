@@ -54,6 +54,7 @@ _CONTROLS = {
     10: "\\n",
     13: "\\r",
 }
+_ANSWERS = "twisted.web._newclient.HTTPClientParser"
 _INTEGER_MAX = 2**63
 """Greater ones are text: Python writes no integer of thousands of digits."""
 
@@ -90,7 +91,10 @@ class LogStyle:
 
     def filtered(self, observer: ILogObserver) -> ILogObserver:
         """Leave out what is below the level, but for standard error."""
-        predicate = _FromLevel(LogLevel.levelWithName(self.level))
+        level = LogLevel.levelWithName(self.level)
+        predicate = _FromLevel(level)
+        # It tells of each useless line that comes from a peer's port, without end.
+        predicate.setLogLevelForNamespace(_ANSWERS, max(level, LogLevel.warn))
         return FilteringLogObserver(observer, [predicate])
 
 
