@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from twisted_kvs.core.causality import Name, make_actor
-from twisted_kvs.core.errors import DiskFull, StoreRefused
+from twisted_kvs.core.errors import DiskFull
 from twisted_kvs.core.messages import Commit, CommitResult
 from twisted_kvs.storage.api import START, SnapshotLost, Storage
 from twisted_kvs.storage.sqlite import WAL_BYTES_MAX, SqliteStorage
@@ -300,71 +300,6 @@ class PublicationTests(SqliteCase):
             turns += 1
         self.successResultOf(dropped)
         self.assertLess(turns, 4)
-
-
-class LostStoreTests(SqliteCase):
-    """What is done to the files of a store that is in use."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.told: list[Failure] = []
-        self.storage.when_broken(self.told.append)
-
-    def test_a_commit_to_a_directory_that_was_removed_fails(self) -> None:
-        """Nothing is acknowledged that no start would find again."""
-        self.put(version(A, 1))
-        shutil.rmtree(self.path)
-        failure = self.failureResultOf(self.storage.commit(self.commits.of()))
-        self.assertIn(f"{self.path}/kvs.sqlite: was removed", str(failure.value))
-
-    def test_so_does_one_to_a_database_that_was_removed(self) -> None:
-        """Also where the rest of the directory is there, or is made anew."""
-        self.put(version(A, 1))
-        (self.path / "kvs.sqlite").unlink()
-        failure = self.failureResultOf(self.storage.commit(self.commits.of()))
-        self.assertIsInstance(failure.value, StoreRefused)
-        self.restore_lock()
-        failure = self.failureResultOf(self.storage.commit(self.commits.of()))
-        self.assertIsInstance(failure.value, StoreRefused)
-
-    def restore_lock(self) -> None:
-        """Put other files where those of the store were."""
-        (self.path / "kvs.sqlite").touch()
-        (self.path / "kvs.lock").unlink()
-        (self.path / "kvs.lock").touch()
-
-    def test_who_reads_damaged_pages_tells(self) -> None:
-        """Once; no commit goes on after that."""
-        for n in range(1, 300):
-            self.put(version(A, n, f"k{n}", value=b"1" * 500))
-        self.restart()
-        self.storage.when_broken(self.told.append)
-        database = self.path / "kvs.sqlite"
-        pages = database.stat().st_size // 8192
-        with database.open("r+b") as file:
-            file.seek(8192)
-            file.write(bytes(range(256)) * 32 * (pages - 1))
-        snapshot = self.storage.snapshot
-        reads: list[Callable[[], object]] = [
-            lambda: self.storage.versions("k7"),
-            lambda: self.storage.versions("k8"),
-            lambda: self.storage.staged(1, "k9"),
-            self.unsettled,
-            lambda: listed(snapshot()),
-        ]
-        for read in reads:
-            self.assertRaises(sqlite3.DatabaseError, read)
-        [failure] = self.told
-        self.assertIn(f"{self.path}/kvs.sqlite: damaged", str(failure.value))
-        self.failureResultOf(self.storage.commit(self.commits.of()), StoreRefused)
-        # Who comes later is told, too.
-        self.storage.when_broken(self.told.append)
-        self.assertEqual(self.told, [failure] * 2)
-
-    def unsettled(self) -> object:
-        """List what is not settled."""
-        vv = {A: 1000}
-        return self.storage.unsettled(vv, START, versions_max=9, bytes_max=9999)
 
 
 class FullDiskTests(SqliteCase):

@@ -70,6 +70,8 @@ class StoreDirectory:
         self._name = name
         self._fingerprints = fingerprints
         self._lock: int | None = None
+        self._found: tuple[int, int] | None = None
+        """Which file the database is; known from the first commit on."""
 
     def inspect(self) -> Identity | None:
         """
@@ -148,16 +150,30 @@ class StoreDirectory:
 
     def check_in_place(self) -> None:
         """
-        See that the directory, which this process has, was not removed meanwhile.
+        See that the files of this process's store were not removed or replaced.
 
-        :raises StoreRefused: if it was, or the database.
+        Call it after each commit: only then are all of them there.
+
+        :raises StoreRefused: if they were.
         """
         assert self._lock is not None
-        if not os.fstat(self._lock).st_nlink or not self.database.exists():
-            raise StoreRefused(f"{self.database}: was removed while in use")
+        try:
+            here = os.stat(self.database)
+            os.stat(f"{self.database}-wal")
+        except FileNotFoundError:
+            raise StoreRefused(f"{self.database}: was removed while in use") from None
+        except OSError as error:
+            raise self._refused(error) from error
+        if not os.fstat(self._lock).st_nlink:
+            raise StoreRefused(f"{self._lock_path}: was removed while in use")
+        found = here.st_dev, here.st_ino
+        if self._found not in (None, found):
+            raise StoreRefused(f"{self.database}: was replaced while in use")
+        self._found = found
 
     def release(self) -> None:
         """Let other processes have the directory."""
+        self._found = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

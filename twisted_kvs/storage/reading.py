@@ -1,7 +1,7 @@
 """
-What becomes of a read that finds the database damaged.
+What becomes of whoever finds the database damaged.
 
-A damaged database is found at the start; one that is damaged under a running node by
+Damage is looked for at the start; where it is done under a running node, it is found by
 whoever reads the page.  No answer can be made of it then, and the node must not go on.
 """
 
@@ -36,7 +36,7 @@ def reads(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P],
         try:
             return method(self, *args, **kwargs)
         except sqlite3.DatabaseError as error:
-            if _is_damage(error):
+            if is_damage(error):
                 self.cannot_read(error)
             raise
 
@@ -44,7 +44,7 @@ def reads(method: Callable[Concatenate[R, P], T]) -> Callable[Concatenate[R, P],
     return read
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
+def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether what is stored is at fault, and no want of room, locks or memory."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code & _PRIMARY in _DAMAGED or code in _UNREADABLE

@@ -34,7 +34,7 @@ from .api import (
     Storage,
 )
 from .directory import StoreDirectory
-from .reading import reads
+from .reading import is_damage, reads
 from .rows import ActorNumbers
 from .schema import (
     IS_UNSETTLED,
@@ -315,9 +315,11 @@ class SqliteStorage(Storage):
             self._tend(due)
             done.callback(self._tally.result)
 
-        self._thread.run(
-            partial(_written, writer, commit, self._directory)
-        ).addCallbacks(publish, done.errback)
+        def fail_with(failure: Failure) -> None:
+            done.errback(self._judged(failure))
+
+        write = partial(_written, writer, commit, self._directory)
+        self._thread.run(write).addCallbacks(publish, fail_with)
         return done
 
     def rest(self) -> None:
@@ -370,13 +372,22 @@ class SqliteStorage(Storage):
         return due
 
     def _untended(self, failure: Failure) -> None:
-        self._log.failure("the store cannot be tended", failure=failure)
+        failure = self._judged(failure)
+        if not failure.check(StoreRefused):
+            self._log.failure("the store cannot be tended", failure=failure)
         self._break(failure)
+
+    def _judged(self, failure: Failure) -> Failure:
+        """Say in words of a failure that it is damage, if it is."""
+        error = failure.value
+        if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
+            path = self._directory.database
+            return Failure(StoreRefused(f"{path}: damaged: {error}"))
+        return failure
 
     def cannot_read(self, error: sqlite3.DatabaseError) -> None:
         """Take note that the database is damaged."""
-        damaged = StoreRefused(f"{self._directory.database}: damaged: {error}")
-        self._break(Failure(damaged))
+        self._break(self._judged(Failure(error)))
 
     def _break(self, failure: Failure) -> None:
         # Commits fail with it, too.
