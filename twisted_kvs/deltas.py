@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .cluster import Cluster
-from .core.causality import Name, VersionVector, leq, restrict
+from .core.causality import Name, VersionVector, join, leq, restrict
 from .core.errors import BadPeerMessage, DiskFull, KVSError, PeerError
 from .core.messages import (
     Delta,
@@ -410,6 +410,9 @@ class Pulls:
                 total_s=settings.gossip_progress_s,
             )
             if isinstance(answer, PullAnswer) and answer.delta is not None:
+                # Whether or not it can be taken in here.
+                known = cluster.record(peer).vv
+                cluster.learn_vv(peer, join(known, answer.delta.claim))
                 return await self._receiver.take(peer, answer.delta)
         except PeerError as error:
             self._log.debug("no pull from {peer}: {error}", peer=peer, error=error)

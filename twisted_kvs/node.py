@@ -25,7 +25,7 @@ from .cluster import Cluster
 from .committer import Committer
 from .compacting import Compacting
 from .configuration import settle_configuration
-from .core.causality import EMPTY, Name
+from .core.causality import EMPTY, Name, leq
 from .core.errors import (
     DiskFull,
     KVSError,
@@ -344,7 +344,29 @@ class Node:
         payload = request.payload
         if self.replica.lacks(request.key, payload.vector):
             await self.fetch.for_read(request.key, payload.vector, request.deadline)
+            answer = await self._read_where_it_is(request)
+            if answer is not None:
+                return answer
         return self._show(request.key, payload)
+
+    async def _read_where_it_is(self, request: Request) -> Answer | None:
+        """
+        Let a replica answer that has told to have what cannot be had here.
+
+        A full disk keeps a node from taking it in, and a bad line large messages.
+        """
+        missing = self.replica.lacks(request.key, request.payload.vector)
+        if not missing:
+            return None
+        targets = [
+            name
+            for name in self.forwarder.targets()
+            if leq(missing, self.cluster.record(name).vv)
+        ]
+        try:
+            return await self.forwarder.forward(request, targets)
+        except Overloaded:
+            return None
 
     async def _change_here(self, request: Request) -> tuple[Answer, Payload | None]:
         """

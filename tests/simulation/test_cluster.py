@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.simulation.cluster_case import ClusterCase
 from tests.simulation.histories import CLOCKS, CUTS, KILLS, NOISE, REQUESTS, seeded
 from twisted_kvs.core.causality import Name
-from twisted_kvs.core.errors import StorageFull
+from twisted_kvs.core.errors import Overloaded, StorageFull
 from twisted_kvs.core.messages import PeerRequest
 from twisted_kvs.core.names import parse_name
 from twisted_kvs.core.payload import EMPTY_PAYLOAD, Payload, before
@@ -213,6 +213,54 @@ class DurabilityTests(ClusterCase):
         self.storm.do_full(0, False)
         self.cluster.advance(1.1)
         self.assertEqual(self.dot(client.put(self.names[0], "k", "y")), self.names[0])
+        self.storm.calm()
+
+    def test_a_full_disk_hands_on_reads_of_what_it_cannot_take_in(self) -> None:
+        """What others have told to have is read there; marked where none is reached."""
+        self.start(4)
+        one, two, *_ = self.names
+        self.storm.do_full(0, True)
+        writer = self.client()
+        writer.put(two, "k", "v")
+        # Also a proxy, whichever replica it asks.
+        for name in (*self.names, *self.names[3:] * 2):
+            reader = self.client()
+            reader.token = writer.token
+            self.assertEqual(reader.get(name, "k"), "v")
+            self.assertFalse(reader.stale)
+        self.storm.do_partition(0b0001)
+        reader = self.client()
+        reader.token = writer.token
+        self.assertIsNone(reader.get(one, "k"))
+        self.assertTrue(reader.stale)
+        self.storm.do_full(0, False)
+        self.storm.calm()
+
+    def test_what_could_be_fetched_is_not_asked_of_others(self) -> None:
+        """And where they have too much to do the node says what it has."""
+        self.start(3)
+        one, two, _ = self.names
+        writer, reader = self.client(), self.client()
+        handed_on: list[object] = []
+
+        async def busy(request: object, targets: object) -> None:
+            handed_on.append(targets)
+            raise Overloaded("busy")
+
+        self.patch(self.node(0).forwarder, "forward", busy)
+        self.storm.do_partition(0b001)
+        writer.put(two, "k", "v")
+        self.storm.do_heal()
+        reader.token = writer.token
+        self.assertEqual(reader.get(one, "k"), "v")
+        self.assertEqual(handed_on, [])
+        self.storm.do_full(0, True)
+        writer.put(two, "k", "w")
+        reader.token = writer.token
+        self.assertEqual(reader.get(one, "k"), "v")
+        self.assertTrue(reader.stale)
+        self.assertEqual(len(handed_on), 1)
+        self.storm.do_full(0, False)
         self.storm.calm()
 
     def test_a_delta_in_parts_is_visible_at_once_or_not_at_all(self) -> None:
