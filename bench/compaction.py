@@ -13,6 +13,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -303,16 +304,13 @@ def _while_compacting(
     return loaded, (after - before) / (ended - began)
 
 
-class _stopped:  # noqa: N801 - reads as what it does
-    """Stops processes for a while."""
-
-    def __init__(self, *nodes: Node) -> None:
-        self._nodes = nodes
-
-    def __enter__(self) -> None:
-        for node in self._nodes:
-            os.kill(node.pid, signal.SIGSTOP)
-
-    def __exit__(self, *_: object) -> None:
-        for node in self._nodes:
+@contextmanager
+def _stopped(*nodes: Node) -> Iterator[None]:
+    """Stop processes for a while."""
+    for node in nodes:
+        os.kill(node.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for node in nodes:
             os.kill(node.pid, signal.SIGCONT)
