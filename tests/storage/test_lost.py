@@ -12,8 +12,10 @@ from pathlib import Path
 from twisted.python.failure import Failure
 
 from twisted_kvs.core.errors import StoreRefused
+from twisted_kvs.storage import sqlite
 from twisted_kvs.storage.api import START
 from twisted_kvs.storage.reading import is_damage
+from twisted_kvs.storage.writing import Due
 
 from .commits import A, B, listed, run_of, version
 from .test_sqlite import SqliteCase
@@ -173,6 +175,15 @@ class LostStoreTests(SqliteCase):
         self.damage()
         self.storage.rest()
         self.assert_told()
+
+    def test_tending_that_misses_the_files_says_so(self) -> None:
+        """Not SQLite's words alone: that it cannot open a file."""
+        self.patch(sqlite, "BESIDE_BYTES", -1)
+        self.put(version(A, 1))
+        shutil.rmtree(self.path)
+        self.storage._tend(Due.CHECKPOINT)
+        [failure] = self.told
+        self.assertIn(f"{self.path}/kvs.sqlite: was removed", str(failure.value))
 
     def test_what_is_damage(self) -> None:
         """Damage, and a disk that cannot be read; no want of room, locks or memory."""

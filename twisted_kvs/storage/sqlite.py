@@ -378,11 +378,13 @@ class SqliteStorage(Storage):
         self._break(failure)
 
     def _judged(self, failure: Failure) -> Failure:
-        """Say in words of a failure that it is damage, if it is."""
-        error = failure.value
-        if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
-            path = self._directory.database
-            return Failure(StoreRefused(f"{path}: damaged: {error}"))
+        """Say in words of a failure that it is damage, or the files' removal, if so."""
+        error, path = failure.value, self._directory.database
+        if isinstance(error, sqlite3.DatabaseError):
+            if is_damage(error):
+                return Failure(StoreRefused(f"{path}: damaged: {error}"))
+            if not os.path.exists(path):
+                return Failure(StoreRefused(f"{path}: was removed while in use"))
         return failure
 
     def cannot_read(self, error: sqlite3.DatabaseError) -> None:
